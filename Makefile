@@ -1,0 +1,53 @@
+# minillama: two commands are all you need, `make reproduce` and `make test`.
+PYTHON ?= python3
+PY := .venv/bin/python
+STAMP := .venv/.complete
+
+.PHONY: help setup reproduce test soak lab figures bench notebooks lint clean
+
+help:
+	@echo "make reproduce  text, tokenizer, four models, both figures (20 minutes on 2 cores)"
+	@echo "make test       all tests and all notebooks (25 minutes on 2 cores)"
+	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make figures    draw the figures again from the runs at hand"
+	@echo "make bench      compare training speed with Hugging Face's Llama"
+	@echo "make soak       the long forms of the tests"
+	@echo "make notebooks  execute all notebooks and store their outputs"
+	@echo "make clean      delete what was built (not what was fetched)"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml .ci/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("minillama needs Python 3.11 or newer; this is %s: set PYTHON=python3.11" % sys.version.split()[0])'
+	@test -x $(PY) || $(PYTHON) -m venv .venv
+	$(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt setuptools wheel
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -c .ci/constraints.txt -e '.[dev]'
+	@touch $(STAMP)
+
+reproduce: setup
+	$(PY) -m minillama reproduce
+
+test: setup
+	$(PY) -m pytest tests --nbval notebooks
+
+soak: setup
+	$(PY) -m pytest tests -m soak --timeout 7200
+
+lab: setup
+	$(PY) -m jupyterlab notebooks
+
+figures: setup
+	$(PY) -m minillama figures
+
+bench: setup
+	$(PY) -m minillama bench train
+
+notebooks: setup
+	$(PY) -m minillama.teach.execute
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+clean:
+	rm -rf runs data/corpus .pytest_cache .ruff_cache .hypothesis minillama.egg-info

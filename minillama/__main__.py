@@ -1,0 +1,5 @@
+"""``python -m minillama``."""
+
+from minillama.cli import main
+
+main()

@@ -1,0 +1,22 @@
+"""RMSNorm (Zhang & Sennrich, 2019): the normalisation in front of every sub-layer (Section 2.2)."""
+
+import torch
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Divide each vector by its root mean square over the features, then scale by a learned weight.
+
+    Statistics are taken over the last dimension only, so no position sees another. As in Meta's
+    code, the normalised vector is rounded back to the input's dtype *before* the weight is applied.
+    """
+
+    def __init__(self, dim: int, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``x (..., dim)``; the shape is unchanged."""
+        mean_square = x.float().pow(2).mean(-1, keepdim=True)
+        return (x.float() * torch.rsqrt(mean_square + self.eps)).type_as(x) * self.weight

@@ -1,0 +1,1 @@
+"""Training (Section 2.3): data order, optimizer, loop, checkpoints, log."""

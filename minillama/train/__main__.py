@@ -1,0 +1,7 @@
+"""``python -m minillama.train --preset nano-65b``, also under torchrun."""
+
+import sys
+
+from minillama.cli import main
+
+main(["train", *sys.argv[1:]])

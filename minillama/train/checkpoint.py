@@ -1,0 +1,161 @@
+"""Checkpoints that are whole or absent, and a run folder that always has a last good one.
+
+``checkpoints/step-00000100/`` is written aside, checksummed and renamed, so a crash at any moment
+leaves the previous checkpoint in place. Loading checks the sums and falls back to an older one.
+"""
+
+import errno
+import re
+import shutil
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from minillama.config import ModelConfig
+from minillama.errors import CheckpointError, MinillamaError
+from minillama.files import atomic_path, read_json, sha256, write_json
+from minillama.model import Llama
+from minillama.tokenizer import Tokenizer
+
+
+def steps(run: str | Path) -> list[int]:
+    """The steps at which a run has a checkpoint, in order."""
+    found = (re.fullmatch(r"step-(\d{8})", p.name) for p in Path(run, "checkpoints").glob("step-*"))
+    return sorted(int(match[1]) for match in found if match)
+
+
+def folder(run: str | Path, step: int) -> Path:
+    """Where the checkpoint of ``step`` lies."""
+    return Path(run) / "checkpoints" / f"step-{step:08d}"
+
+
+def save(
+    run: Path, step: int, model: Llama, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> Path:
+    """Write model, optimizer and state of a step.
+
+    Raises:
+        CheckpointError: the disk is full or not writable; earlier checkpoints are untouched.
+    """
+    target = folder(run, step)
+    if target.exists():
+        shutil.rmtree(target)
+    try:
+        with atomic_path(target) as aside:
+            aside.mkdir()
+            save_file(model.state_dict(), aside / "model.safetensors")
+            torch.save(optimizer.state_dict(), aside / "optimizer.pt")
+            write_json(aside / "state.json", {**state, "step": step})
+            sums = {file.name: sha256(file) for file in sorted(aside.iterdir())}
+            write_json(aside / "manifest.json", sums)
+    except (OSError, RuntimeError) as error:  # torch.save and safetensors raise either
+        full = getattr(error, "errno", None) == errno.ENOSPC or "space" in str(error).lower()
+        last = steps(run)
+        kept = f"the checkpoint of step {last[-1]} is intact" if last else "none was written before"
+        raise CheckpointError(
+            f"cannot write {target}: {'the disk is full' if full else error}",
+            f"{kept}; make room and run the same command again",
+        ) from error
+    return target
+
+
+def prune(run: Path, keep: set[int], last: int = 2) -> None:
+    """Delete all checkpoints but the ``last`` newest and the steps in ``keep``."""
+    for step in steps(run)[:-last]:
+        if step not in keep:
+            shutil.rmtree(folder(run, step))
+
+
+def verify(checkpoint: Path) -> None:
+    """Compare every file with the manifest. Raises ``CheckpointError`` naming the first bad one."""
+    try:
+        manifest = read_json(checkpoint / "manifest.json")
+    except MinillamaError as error:
+        raise CheckpointError(error.what, "delete this checkpoint folder") from None
+    for name, digest in manifest.items():
+        file = checkpoint / name
+        if not file.exists() or sha256(file) != digest:
+            raise CheckpointError(
+                f"{file} is {'missing' if not file.exists() else 'damaged (its checksum differs)'}",
+                "delete this checkpoint folder; training goes on from the one before",
+            )
+
+
+def last_good(run: str | Path) -> int | None:
+    """The newest step whose checkpoint is whole; damaged ones are named in a warning."""
+    for step in reversed(steps(run)):
+        try:
+            verify(folder(run, step))
+            return step
+        except CheckpointError as error:
+            warnings.warn(f"skipping a damaged checkpoint: {error}", stacklevel=2)
+    return None
+
+
+def load_state(run: Path, step: int) -> dict[str, Any]:
+    """The state saved with ``step``: at least ``step`` and the fingerprint of its data."""
+    return read_json(folder(run, step) / "state.json")
+
+
+def restore(run: Path, step: int, model: Llama, optimizer: torch.optim.Optimizer) -> None:
+    """Load a step's weights and optimizer state in place, bit for bit.
+
+    Raises:
+        CheckpointError: the checkpoint holds another model.
+    """
+    where = folder(run, step)
+    load_weights(model, where / "model.safetensors")
+    optimizer.load_state_dict(torch.load(where / "optimizer.pt", weights_only=True))
+
+
+def load_weights(model: Llama, path: Path) -> None:
+    """Copy the tensors of a safetensors file into ``model``, whose shapes must agree."""
+    try:
+        model.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        first = str(error).strip().split("\n")[1:2] or [str(error)]
+        raise CheckpointError(
+            f"{path} does not fit the model: {first[0].strip()}",
+            "use the configuration that the checkpoint was trained with",
+        ) from None
+
+
+def load_model(
+    run: str | Path, step: int | None = None, device: str = "cpu"
+) -> tuple[Llama, Tokenizer]:
+    """The model of a run at ``step`` (the last good one by default), and its tokenizer.
+
+    Raises:
+        CheckpointError: no such run or step, a damaged file, or a tokenizer of another vocabulary.
+    """
+    from minillama.train.config import read_config  # config names nothing of this module
+
+    run = Path(run)
+    if not steps(run):
+        raise CheckpointError(f"{run} has no checkpoints", "name a run folder, or train it first")
+    if step is None:
+        step = last_good(run)
+        if step is None:
+            raise CheckpointError(f"every checkpoint of {run} is damaged", "train the run again")
+    elif step not in steps(run):
+        raise CheckpointError(f"{run} has no checkpoint of step {step}", f"it has {steps(run)}")
+    else:
+        verify(folder(run, step))
+    config: ModelConfig = read_config(run / "config.toml").model
+    tokenizer = Tokenizer.load(run / "tokenizer.model")
+    check_vocabulary(tokenizer, config, run / "tokenizer.model")
+    model = Llama(config)
+    load_weights(model, folder(run, step) / "model.safetensors")
+    return model.to(device).eval(), tokenizer
+
+
+def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, path: Path) -> None:
+    """Raise ``CheckpointError`` unless tokenizer and model have the same number of pieces."""
+    if tokenizer.vocab_size != config.vocab_size:
+        raise CheckpointError(
+            f"{path} has {tokenizer.vocab_size} pieces but the model has {config.vocab_size}",
+            "use the tokenizer that the model was trained with",
+        )

@@ -1,0 +1,174 @@
+"""What a training run is made of: one dataclass, read from a preset or a run's config.toml.
+
+A preset is a TOML file in ``minillama/presets``; it opens with the command, the time and the loss to
+expect. Command-line flags override it field by field.
+"""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from importlib.resources import files as package_files
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from minillama.config import ModelConfig
+from minillama.errors import ConfigError, nearest
+from minillama.files import write_text
+from minillama.train.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """One training run (Sections 2.2 and 2.3)."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    corpus: str = "data/corpus/nano"
+    """Folder made by ``minillama data build``."""
+    name: str = "unnamed"
+    """The run is written to RUNS/NAME."""
+    runs: str = "runs"
+    tokens: int = 10**12
+    """Training tokens; rounded to whole steps."""
+    batch_tokens: int = 4 * 2**20
+    """Tokens per step over all processes; gradient accumulation follows from it."""
+    seq_len: int = 2048
+    micro_batch: int = 16
+    """Sequences per forward pass of one process: a matter of memory, not of results."""
+    eval_every: int = 500
+    """Steps between two measurements of the validation loss."""
+    eval_tokens: int = 2**19
+    """Validation tokens per slice, sampled evenly."""
+    save_every: int = 1_000
+    """Steps between two checkpoints; the two newest are kept."""
+    milestones: int = 12
+    """Checkpoints kept for good, spaced evenly in log(tokens): the points of Figure 2."""
+    seed: int = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 computes products in bfloat16 (autocast) over float32 weights: GPUs only."""
+    compile: bool = False
+    """torch.compile: needs a C++ compiler on CPUs, and half a minute."""
+    threads: int = 0
+    """CPU threads; 0 leaves torch's choice."""
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "batch_tokens", "seq_len", "micro_batch", "eval_every",
+                     "eval_tokens", "save_every"):  # fmt: skip
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} = {getattr(self, name)}", f"{name} must be at least 1")
+        if self.seq_len > self.model.max_seq_len:
+            raise ConfigError(
+                f"seq_len = {self.seq_len} exceeds the model's context of {self.model.max_seq_len}",
+                "lower seq_len or raise model.max_seq_len",
+            )
+        if self.batch_tokens % self.seq_len:
+            raise ConfigError(
+                f"batch_tokens = {self.batch_tokens} is not a multiple of seq_len = {self.seq_len}",
+                f"choose {max(1, round(self.batch_tokens / self.seq_len)) * self.seq_len}",
+            )
+        if self.total_steps < 1:
+            raise ConfigError(f"tokens = {self.tokens} is less than one batch", "raise tokens")
+        if not self.name or Path(self.name).name != self.name:
+            raise ConfigError(f"name = '{self.name}' is no folder name", "use letters and digits")
+
+    @property
+    def batch_sequences(self) -> int:
+        """Sequences in one global step."""
+        return self.batch_tokens // self.seq_len
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer updates in the whole run."""
+        return round(self.tokens / self.batch_tokens)
+
+    @property
+    def run(self) -> Path:
+        """The run folder."""
+        return Path(self.runs) / self.name
+
+    def milestone_steps(self) -> set[int]:
+        """``milestones`` steps from 2% of the run to its end, evenly spaced in log(tokens)."""
+        count = max(1, self.milestones)
+        fractions = (50 ** (-i / max(1, count - 1)) for i in range(count))
+        return {max(1, round(self.total_steps * fraction)) for fraction in fractions}
+
+
+MAY_CHANGE = frozenset({"runs", "corpus", "micro_batch", "device", "compile", "threads"})
+"""Fields that a resumed run may change: they alter the speed or the place, not the result."""
+
+
+def from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
+    """Build a (nested) dataclass from plain values.
+
+    Raises:
+        ConfigError: an unknown key, with the nearest known one; a value of the wrong type.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    for key in values:
+        if key not in fields:
+            raise ConfigError(f"unknown key '{key}' in {where}", nearest(key, fields))
+    nested = {"model": ModelConfig, "optimizer": OptimizerConfig}
+    arguments = {}
+    for key, value in values.items():
+        if key == "model" and isinstance(value, str):
+            value = ModelConfig.from_name(value)
+        elif key in nested and isinstance(value, dict):
+            value = from_dict(nested[key], value, f"[{key}] of {where}")
+        elif not _fits(value, fields[key].type):
+            raise ConfigError(
+                f"{key} = {value!r} in {where} has the wrong type", f"it is {fields[key].type}"
+            )
+        arguments[key] = value
+    return cls(**arguments)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if kind in (int, str, bool):
+        return type(value) is kind
+    return value in kind.__args__  # a Literal
+
+
+def presets() -> list[str]:
+    """The names of all presets."""
+    folder = package_files("minillama") / "presets"
+    return sorted(file.name[:-5] for file in folder.iterdir() if file.name.endswith(".toml"))
+
+
+def load_preset(name: str) -> TrainConfig:
+    """A preset by name, as in ``load_preset("nano-65b")``. Unknown names suggest the nearest."""
+    if name not in presets():
+        raise ConfigError(f"unknown preset '{name}'", nearest(name, presets()))
+    text = (package_files("minillama") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    return from_dict(TrainConfig, {"name": name} | tomllib.loads(text), f"preset {name}")
+
+
+def read_config(path: Path) -> TrainConfig:
+    """The config.toml of a run, or any TOML file of the same form."""
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path} does not exist", "check the path") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid TOML: {error}", "correct it") from None
+    return from_dict(TrainConfig, values, str(path))
+
+
+def write_config(path: Path, config: TrainConfig) -> None:
+    """Write every field, so that the run folder says all that the run was."""
+    write_text(path, tomli_w.dumps(dataclasses.asdict(config)))
+
+
+def check_same_run(old: TrainConfig, new: TrainConfig, path: Path) -> None:
+    """Raise ``ConfigError`` if a run would be resumed with settings that change its result."""
+    before, after = dataclasses.asdict(old), dataclasses.asdict(new)
+    for key in before:
+        if key not in MAY_CHANGE and before[key] != after[key]:
+            raise ConfigError(
+                f"{path} was started with {key} = {before[key]}, not {after[key]}",
+                "use the same settings to resume, or another --name for a new run",
+            )

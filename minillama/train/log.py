@@ -1,0 +1,37 @@
+"""metrics.jsonl: one line a step, append-only, cut back to the checkpoint when a run resumes."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from minillama.errors import DataError
+from minillama.files import write_text
+
+
+def read_metrics(run: str | Path) -> list[dict[str, Any]]:
+    """All complete lines of a run's metrics, in step order.
+
+    A last line cut short by a crash is left out.
+
+    Raises:
+        DataError: the run has no metrics.
+    """
+    path = Path(run) / "metrics.jsonl"
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist", "train the run first") from None
+    return [json.loads(line) for line in lines[:-1]]
+
+
+def append_metrics(run: Path, record: dict[str, Any]) -> None:
+    """Add one line; every line is whole before the next begins."""
+    with open(run / "metrics.jsonl", "a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def rewind_metrics(run: Path, step: int) -> None:
+    """Drop what was logged after ``step``, so that a resumed run writes each step once."""
+    if (run / "metrics.jsonl").exists():
+        kept = [record for record in read_metrics(run) if record["step"] <= step]
+        write_text(run / "metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))

@@ -1,0 +1,71 @@
+"""AdamW and the cosine schedule of Section 2.3."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from minillama.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Section 2.3 and Table 2; the defaults are the paper's."""
+
+    lr: float = 3.0e-4
+    """Peak learning rate, reached at the end of the warm-up."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-8
+    weight_decay: float = 0.1
+    clip: float = 1.0
+    """Gradients are scaled down to this global norm."""
+    warmup_steps: int = 2_000
+    final_lr_fraction: float = 0.1
+    """The cosine ends at this fraction of the peak."""
+
+    def __post_init__(self) -> None:
+        positive = {"lr": self.lr, "eps": self.eps, "clip": self.clip}
+        for name, value in positive.items():
+            if not value > 0:
+                raise ConfigError(f"optimizer.{name} = {value}", f"{name} must be above 0")
+        for name in ("beta1", "beta2", "final_lr_fraction"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"optimizer.{name} = {getattr(self, name)}", "it lies in [0, 1]")
+        if self.warmup_steps < 0 or self.weight_decay < 0:
+            raise ConfigError("warmup_steps and weight_decay must not be negative", "use 0 or more")
+
+
+def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float:
+    """The rate of update ``step`` (counted from 1): linear warm-up, then a cosine to 10%.
+
+    Update 1 already moves (rate peak / warmup), update ``warmup_steps`` is the peak, and update
+    ``total_steps`` is ``final_lr_fraction`` of it.
+    """
+    if step <= config.warmup_steps:
+        return config.lr * step / config.warmup_steps
+    progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
+    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))  # 1 to 0
+    return config.lr * (config.final_lr_fraction + (1 - config.final_lr_fraction) * cosine)
+
+
+def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter, 2017) with weight decay on matrices and not on norm weights.
+
+    The paper does not say what is decayed. Shrinking a norm's scale only fights the next matrix, so,
+    like GPT-3 and most successors, vectors are left alone; embeddings are matrices and are decayed.
+    """
+    matrices = [p for p in model.parameters() if p.ndim >= 2]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    betas = (config.beta1, config.beta2)
+    return torch.optim.AdamW(groups, lr=config.lr, betas=betas, eps=config.eps, fused=True)
+
+
+def clip_gradients(model: nn.Module, max_norm: float) -> float:
+    """Scale all gradients so that their joint norm is at most ``max_norm``; return the norm before."""
+    return float(nn.utils.clip_grad_norm_(model.parameters(), max_norm))
