@@ -1,10 +1,13 @@
 """The helpers of notebooks: proofs that can fail, checks that name the mistake."""
 
+import base64
+import io
 import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
@@ -88,7 +91,9 @@ def norm_backward(mistake: str) -> Callable:
         projection = (g * unit).sum(-1, keepdim=True) / (1 if mistake == "sum" else x.shape[-1])
         grad_x = g / root if mistake == "constant" else (g - unit * projection) / root
         grad_weight = upstream * unit
-        return grad_x, grad_weight if mistake == "batch" else grad_weight.view(-1, x.shape[-1]).sum(0)
+        if mistake != "batch":
+            grad_weight = grad_weight.view(-1, x.shape[-1]).sum(0)
+        return grad_x, grad_weight
 
     return answer
 
@@ -231,6 +236,17 @@ def test_execute_names_the_failing_notebook_and_keeps_the_file(
     assert complaint in message
     assert "lesson.ipynb" in message
     assert path.read_bytes() == before
+
+
+def test_stored_pictures_name_no_version(tmp_path: Path) -> None:
+    draw = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+    path = notebook_file(tmp_path, draw)
+    assert execute.main([str(path)]) == 0
+    output = nbformat.read(path, 4).cells[0].outputs[-1]
+    picture = base64.b64decode(output.data["image/png"])
+    assert b"atplotlib" not in picture
+    image = plt.imread(io.BytesIO(picture), format="png")
+    assert image.shape[2] == 4 and image.std() > 0
 
 
 def test_execute_says_that_a_file_is_not_a_notebook(

@@ -1,9 +1,11 @@
-"""Run notebooks from top to bottom and store what they print: ``python -m minillama.teach.execute``.
+"""Run notebooks and store what they print: ``python -m minillama.teach.execute [notebooks…]``.
 
-Without arguments it takes every notebook of ``notebooks/`` and ``notebooks/solutions/``. Nothing that
-varies from run to run is stored (times, versions), so that running again changes no byte.
+Without arguments it takes every notebook of ``notebooks/`` and ``notebooks/solutions/``. Nothing
+that varies from run to run is stored (times, versions), so that running again changes no byte.
 """
 
+import base64
+import struct
 import sys
 import time
 from pathlib import Path
@@ -35,7 +37,8 @@ def execute(path: Path) -> nbformat.NotebookNode:
     try:
         client.execute()
     except CellExecutionError as error:
-        raise MinillamaError(f"{path}: a cell failed\n{error}", "mend the cell, run again") from None
+        what = f"{path}: a cell failed\n{error}"
+        raise MinillamaError(what, "mend the cell, run again") from None
     return tidy(notebook, path)
 
 
@@ -57,7 +60,21 @@ def tidy(notebook: nbformat.NotebookNode, path: Path) -> nbformat.NotebookNode:
                     f"{path}, cell {number} wrote to standard error:\n{output.text}",
                     "silence the warning or progress bar: such lines vary from machine to machine",
                 )
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = without_comments(output.data["image/png"])
     return notebook
+
+
+def without_comments(image: str) -> str:
+    """A base64 PNG without its text chunks, in which matplotlib writes its version."""
+    data = base64.b64decode(image)
+    kept, place = [data[:8]], 8  # the signature, then chunks: length, name, content, checksum
+    while place < len(data):
+        length, name = struct.unpack(">I4s", data[place : place + 8])
+        if name != b"tEXt":
+            kept.append(data[place : place + 12 + length])
+        place += 12 + length
+    return base64.b64encode(b"".join(kept)).decode() + "\n"
 
 
 def default_notebooks(folder: Path = Path("notebooks")) -> list[Path]:

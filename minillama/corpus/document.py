@@ -1,0 +1,26 @@
+"""A document: a text, and where it came from."""
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text of the corpus with its provenance."""
+
+    text: str
+    slice: str
+    """The row of Table 1: commoncrawl, c4, github, wikipedia, books, arxiv, stackexchange."""
+    source: str
+    """Package and version, as in ``django==5.2.19``."""
+    path: str
+    """The file inside the package, and what of it."""
+
+    @property
+    def key(self) -> str:
+        """A digest of the text that ignores case, spacing and Unicode form: equal keys are
+        duplicates."""
+        plain = unicodedata.normalize("NFKC", self.text).casefold()
+        return hashlib.sha256(re.sub(r"\s+", " ", plain).strip().encode()).hexdigest()

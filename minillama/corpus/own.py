@@ -1,0 +1,63 @@
+"""A source of the user's own: a folder of .txt files."""
+
+import shutil
+import sys
+from pathlib import Path
+
+from minillama.corpus.books import tidy
+from minillama.corpus.document import Document
+from minillama.corpus.mixture import OWN_SLICE
+from minillama.errors import DataError
+from minillama.files import atomic_path
+
+OWN_FOLDER = "my-texts"
+
+
+def readable(path: Path) -> tuple[str | None, str]:
+    """The text of a file, or None and the reason why it is no text."""
+    content = path.read_bytes()
+    if b"\0" in content:
+        return None, "binary"
+    try:
+        text = tidy(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return None, "not UTF-8"
+    return (text, "") if text else (None, "empty")
+
+
+def own_documents(folder: Path) -> list[Document]:
+    """One document for every readable .txt file below ``folder``."""
+    found = []
+    for path in sorted(folder.rglob("*.txt")):
+        text, _ = readable(path)
+        if text:
+            name = path.relative_to(folder).as_posix()
+            found.append(Document(text, OWN_SLICE, "your own texts", name))
+    return found
+
+
+def add_texts(folder: Path, data: Path = Path("data")) -> str:
+    """Copy the .txt files of a folder into the corpus's sources (data/my-texts).
+
+    Args:
+        folder: looked through with all its subfolders.
+        data: the data folder.
+
+    Raises:
+        DataError: the folder is missing, or holds no readable text.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder", "name a folder of .txt files")
+    added = 0
+    for path in sorted(folder.rglob("*.txt")):
+        text, reason = readable(path)
+        if text is None:
+            print(f"skipped {path}: {reason}", file=sys.stderr)
+            continue
+        target = data / OWN_FOLDER / path.relative_to(folder)
+        with atomic_path(target) as aside:
+            shutil.copyfile(path, aside)
+        added += 1
+    if not added:
+        raise DataError(f"{folder} holds no readable .txt file", "texts must be UTF-8")
+    return f"added {added} texts; `minillama data build` includes them as the slice {OWN_SLICE}"

