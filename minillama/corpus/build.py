@@ -7,7 +7,6 @@ text/ (clean documents), tokenizer.model, tokens/ (shards) and, last of all, man
 import hashlib
 import json
 import os
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -49,14 +48,19 @@ class Tally:
 
     documents_in: int = 0
     bytes_in: int = 0
-    dropped: Counter = field(default_factory=Counter)
+    dropped: dict[str, int] = field(default_factory=dict)
 
-    def __add__(self, other: "Tally") -> "Tally":
-        return Tally(
-            self.documents_in + other.documents_in,
-            self.bytes_in + other.bytes_in,
-            self.dropped + other.dropped,
-        )
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count documents that are left out."""
+        if count:
+            self.dropped[reason] = self.dropped.get(reason, 0) + count
+
+    def add(self, other: "Tally") -> None:
+        """Take over the counts of another package of the same slice."""
+        self.documents_in += other.documents_in
+        self.bytes_in += other.bytes_in
+        for reason, count in other.dropped.items():
+            self.drop(reason, count)
 
 
 def read_source(source: Source, spec: SliceSpec, downloads: Path) -> tuple[list[Document], Tally]:
@@ -67,11 +71,10 @@ def read_source(source: Source, spec: SliceSpec, downloads: Path) -> tuple[list[
     texts = list(READERS[spec.reader](members))
     for path, text in texts:
         if len(text.encode()) < MIN_BYTES:
-            tally.dropped["too short"] += 1
+            tally.drop("too short")
         else:
             documents.append(Document(text, spec.slice, source.pin, path))
-    if len(texts) < len(members):
-        tally.dropped["not wanted"] += len(members) - len(texts)
+    tally.drop("another edition or no text", max(0, len(members) - len(texts)))
     return documents, tally
 
 
@@ -80,7 +83,7 @@ def deduplicate(documents: Iterable[Document], tally: Tally) -> list[Document]:
     first: dict[str, Document] = {}
     for document in documents:
         if document.key in first:
-            tally.dropped["exact duplicate"] += 1
+            tally.drop("exact duplicate")
         first.setdefault(document.key, document)
     return list(first.values())
 
@@ -91,7 +94,7 @@ def cap(documents: list[Document], max_bytes: int, tally: Tally) -> list[Documen
     for document in sorted(documents, key=lambda d: d.key):
         size = len(document.text.encode())
         if total + size > max_bytes:
-            tally.dropped["over the slice's limit"] += 1
+            tally.drop("over the slice's limit")
         else:
             chosen.append(document)
             total += size
@@ -200,7 +203,7 @@ def build_text(
         bar = tqdm(results, total=len(jobs), desc="clean", unit="package")
         for slice_name, (found, tally) in zip(names, bar, strict=True):
             documents.setdefault(slice_name, []).extend(found)
-            tallies[slice_name] = tallies.get(slice_name, Tally()) + tally
+            tallies.setdefault(slice_name, Tally()).add(tally)
     if own.exists():
         documents[OWN_SLICE], tallies[OWN_SLICE] = own_documents(own), Tally()
     for slice_name, found in documents.items():
