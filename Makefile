@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.complete
 
-.PHONY: help setup reproduce test soak lab figures bench notebooks lint clean
+.PHONY: help setup corpus reproduce test soak lab figures bench notebooks lint clean
 
 help:
 	@echo "make reproduce  text, tokenizer, four models, both figures (20 minutes on 2 cores)"
@@ -27,7 +27,11 @@ $(STAMP): pyproject.toml .ci/constraints.txt
 reproduce: setup
 	$(PY) -m minillama reproduce
 
-test: setup
+corpus: setup
+	$(PY) -m minillama data fetch
+	$(PY) -m minillama data build
+
+test: corpus
 	$(PY) -m pytest tests --nbval notebooks
 
 soak: setup

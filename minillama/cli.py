@@ -1,6 +1,8 @@
 """The command line: ``minillama <verb>``. Errors become one line here, and nowhere else."""
 
+import contextlib
 import errno
+import importlib
 import os
 import sys
 import warnings
@@ -12,25 +14,33 @@ import tyro
 
 from minillama.errors import ConfigError, MinillamaError, nearest
 
+HELP = ("-h", "--help", "help")
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
 
 def train(arguments: Sequence[str]) -> None:
     """Train a model: --preset NAME, then any field as a flag."""
-    from minillama.train.config import TrainConfig, load_preset, read_config
-    from minillama.train.loop import train
+    from minillama.train.config import TrainConfig, load_preset, presets, read_config
 
     arguments = list(arguments)
-    default = TrainConfig()
-    for flag, load in (("--preset", load_preset), ("--config", lambda p: read_config(Path(p)))):
-        value = take_flag(arguments, flag)
-        if value is not None:
-            default = load(value)
-    if not arguments and default == TrainConfig():
+    preset, file = take_flag(arguments, "--preset"), take_flag(arguments, "--config")
+    if preset and file:
+        raise ConfigError("--preset and --config both name a whole configuration", "give one")
+    if not (preset or file or arguments):
         raise ConfigError("nothing to train", "say --preset NAME; try --preset nano-7b, or --help")
-    description = "Train one run; --preset NAME (or --config FILE) sets the defaults shown here."
+    default = load_preset(preset) if preset else TrainConfig()
+    if file:
+        default = read_config(Path(file))
+    description = (
+        "Train one run, or go on with it. --preset NAME or --config FILE sets the defaults shown "
+        f"here. Presets: {', '.join(presets())}."
+    )
     config = tyro.cli(
         TrainConfig, args=arguments, default=default, prog="minillama train",
         description=description, config=(tyro.conf.FlagConversionOff,),
     )  # fmt: skip
+    from minillama.train.loop import train
+
     print(train(config))
 
 
@@ -49,13 +59,27 @@ def take_flag(arguments: list[str], flag: str) -> str | None:
     return None
 
 
-def subcommands(prog: str, table: dict[str, Callable[..., Any]]) -> Callable[[Sequence[str]], None]:
-    """A verb with verbs of its own, such as ``minillama data fetch``."""
+def subcommands(verb: str, table: dict[str, str], arguments: Sequence[str]) -> None:
+    """A verb with verbs of its own, such as ``minillama data fetch``: name to module:function."""
+    if not arguments or arguments[0] in HELP:
+        lines = (f"  {name:<8} {summary(find(path))}" for name, path in table.items())
+        print(f"usage: minillama {verb} <{'|'.join(table)}> [--help]", "", sep="\n")
+        print(VERBS[verb].__doc__, "", *lines, sep="\n")
+        return
+    if arguments[0] not in table:
+        raise ConfigError(f"unknown verb '{verb} {arguments[0]}'", nearest(arguments[0], table))
+    single(f"minillama {verb} {arguments[0]}", find(table[arguments[0]]))(arguments[1:])
 
-    def run(arguments: Sequence[str]) -> None:
-        show(tyro.extras.subcommand_cli_from_dict(table, args=list(arguments), prog=prog))
 
-    return run
+def find(path: str) -> Callable[..., Any]:
+    """Import ``module:function``; only what a verb needs is ever imported."""
+    module, function = path.split(":")
+    return getattr(importlib.import_module(f"minillama.{module}"), function)
+
+
+def summary(function: Callable[..., Any]) -> str:
+    """The first line of a function's docstring."""
+    return (function.__doc__ or "").strip().split("\n")[0]
 
 
 def single(prog: str, function: Callable[..., Any]) -> Callable[[Sequence[str]], None]:
@@ -75,18 +99,19 @@ def show(result: Any) -> None:
 
 def data(arguments: Sequence[str]) -> None:
     """Fetch, build, extend and trace the corpus (Section 2.1)."""
-    from minillama.corpus import build
-
-    table = {"fetch": build.fetch, "build": build.build, "add": build.add, "trace": build.trace}
-    subcommands("minillama data", table)(arguments)
+    table = {
+        "fetch": "corpus.sources:fetch",
+        "build": "corpus.build:build",
+        "add": "corpus.own:add_texts",
+        "trace": "corpus.build:trace",
+    }
+    subcommands("data", table, arguments)
 
 
 def tokenizer(arguments: Sequence[str]) -> None:
-    """Train a tokenizer, or encode and decode with one."""
-    from minillama.corpus import build
-
-    table = {"train": build.train, "encode": build.encode, "decode": build.decode}
-    subcommands("minillama tokenizer", table)(arguments)
+    """Train a tokenizer, or encode and decode with one (Section 2.1)."""
+    table = {name: f"corpus.vocabulary:{name}" for name in ("train", "encode", "decode")}
+    subcommands("tokenizer", table, arguments)
 
 
 def evaluate(arguments: Sequence[str]) -> None:
@@ -153,11 +178,7 @@ def plan(arguments: Sequence[str]) -> None:
 
 def bench(arguments: Sequence[str]) -> None:
     """Compare speed with other implementations, side by side."""
-    from minillama.bench.generate import bench_generate
-    from minillama.bench.train import bench_train
-
-    table = {"train": bench_train, "generate": bench_generate}
-    subcommands("minillama bench", table)(arguments)
+    subcommands("bench", {"train": "bench.train:bench_train"}, arguments)
 
 
 def reproduce(arguments: Sequence[str]) -> None:
@@ -184,7 +205,7 @@ def usage() -> str:
 
 def run(arguments: Sequence[str]) -> None:
     """Find the verb and call it."""
-    if not arguments or arguments[0] in ("-h", "--help", "help"):
+    if not arguments or arguments[0] in HELP:
         print(usage())
         return
     if arguments[0] not in VERBS:
@@ -193,30 +214,44 @@ def run(arguments: Sequence[str]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 1 an error the user can mend, 128 + n after signal n."""
+    """Run the command line; exit with 1 for an error the user can mend, 128 + n after signal n."""
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else arguments
     try:
         run(arguments)
+        sys.stdout.flush()
     except MinillamaError as error:
         fail(str(error), 1)
     except KeyboardInterrupt:
         fail("stopped", 130)
     except BrokenPipeError:  # the reader of our output has left
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_output()
         sys.exit(141)
     except OSError as error:
-        if error.errno != errno.ENOSPC:
+        where = error.filename or "while writing"
+        if error.errno in DISK_FULL:
+            drop_output()
+            fail(f"the disk is full ({where}). Make room and run again.", 1)
+        if not isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
             raise
-        fail(f"the disk is full ({error.filename or 'while writing'}). Make room and run again.", 1)
+        fail(f"{where}: {error.strerror}. Check the path and its permissions.", 1)
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise
         fail(str(error), error.exit_code)
 
 
+def drop_output() -> None:
+    """What could not be printed is not tried again at the end of the process."""
+    with contextlib.suppress(OSError):  # output that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def fail(message: str, code: int) -> None:
     """Print one line and exit; under torchrun each line says which rank it is from."""
+    if "tqdm" in sys.modules:  # bars end before the error's line begins
+        for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
+            bar.close()
     rank = os.environ.get("RANK")
     print(f"{f'[rank {rank}] ' if rank else ''}error: {message}", file=sys.stderr)
     sys.exit(code)

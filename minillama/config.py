@@ -1,8 +1,8 @@
 """The shape of a model: Table 2 of the paper, and two small ladders in the same ratio.
 
-A ladder is four sizes whose parameter counts stand to one another about as 6.7 : 13.0 : 32.5 : 65.2
-billion do (1 : 1.93 : 4.83 : 9.69). ``nano`` trains on two CPU cores in minutes, ``mini`` on one GPU
-in under an hour, ``full`` is the paper's own.
+A ladder is four sizes whose parameter counts stand to one another about as 6.7 : 13.0 : 32.5 :
+65.2 billion do (1 : 1.93 : 4.83 : 9.69). ``nano`` trains on two CPU cores in minutes, ``mini`` on
+one GPU in under an hour, ``full`` is the paper's own.
 """
 
 from dataclasses import dataclass
@@ -17,14 +17,19 @@ class ModelConfig:
     dim: int = 4096
     """Width d of the residual stream."""
     n_layers: int = 32
+    """Transformer blocks L."""
     n_heads: int = 32
+    """Attention heads; they share the width."""
     vocab_size: int = 32_000
+    """Pieces of the tokenizer."""
     multiple_of: int = 256
     """The feed-forward width is rounded up to a multiple of this."""
     norm_eps: float = 1e-6
+    """Added to the mean square in RMSNorm."""
     max_seq_len: int = 2048
     """Context length in tokens."""
     rope_theta: float = 10_000.0
+    """Base of the rotary frequencies."""
 
     def __post_init__(self) -> None:
         for field in ("dim", "n_layers", "n_heads", "vocab_size", "multiple_of", "max_seq_len"):
@@ -41,7 +46,7 @@ class ModelConfig:
                 "rotary embeddings turn pairs of features, so dim / n_heads must be even",
             )
         if self.norm_eps <= 0 or self.rope_theta <= 0:
-            raise ConfigError("norm_eps and rope_theta must be positive", "the paper uses 1e-6, 1e4")
+            raise ConfigError("norm_eps and rope_theta must be positive", "the paper has 1e-6, 1e4")
 
     @property
     def head_dim(self) -> int:
@@ -82,19 +87,19 @@ SIZES: dict[str, dict] = {
     "65b": dict(dim=8192, n_layers=80, n_heads=64),
 }
 
-_NANO = dict(vocab_size=2048, multiple_of=16, max_seq_len=256)
+_NANO = dict(vocab_size=1024, multiple_of=16, max_seq_len=256)
 SIZES |= {
-    # 0.16M : 0.31M : 0.76M : 1.5M parameters (1 : 1.9 : 4.8 : 9.6).
-    "nano-7b": dict(dim=32, n_layers=2, n_heads=2, **_NANO),
-    "nano-13b": dict(dim=48, n_layers=4, n_heads=3, **_NANO),
-    "nano-33b": dict(dim=96, n_layers=3, n_heads=3, **_NANO),
-    "nano-65b": dict(dim=128, n_layers=5, n_heads=4, **_NANO),
+    # 0.11M : 0.21M : 0.53M : 1.07M parameters (1 : 1.98 : 5.01 : 10.1).
+    "nano-7b": dict(dim=32, n_layers=3, n_heads=2, **_NANO),
+    "nano-13b": dict(dim=48, n_layers=4, n_heads=2, **_NANO),
+    "nano-33b": dict(dim=96, n_layers=3, n_heads=2, **_NANO),
+    "nano-65b": dict(dim=128, n_layers=4, n_heads=2, **_NANO),
 }
 
 _MINI = dict(vocab_size=8192, multiple_of=32, max_seq_len=512)
 SIZES |= {
     "mini-7b": dict(dim=128, n_layers=6, n_heads=2, **_MINI),
-    "mini-13b": dict(dim=192, n_layers=8, n_heads=3, **_MINI),
-    "mini-33b": dict(dim=320, n_layers=10, n_heads=5, **_MINI),
-    "mini-65b": dict(dim=448, n_layers=12, n_heads=7, **_MINI),
+    "mini-13b": dict(dim=192, n_layers=7, n_heads=3, **_MINI),
+    "mini-33b": dict(dim=320, n_layers=9, n_heads=5, **_MINI),
+    "mini-65b": dict(dim=448, n_layers=10, n_heads=7, **_MINI),
 }

@@ -18,7 +18,8 @@ class MinillamaError(Exception):
     def __init__(self, what: str, mend: str = "") -> None:
         self.what = what.strip().rstrip(".")
         self.mend = mend.strip().rstrip(".")
-        advice = f" {self.mend[0].upper()}{self.mend[1:]}." if self.mend else ""
+        end = "" if self.mend.endswith("?") else "."
+        advice = f" {self.mend[0].upper()}{self.mend[1:]}{end}" if self.mend else ""
         super().__init__(f"{self.what}.{advice}")
 
 

@@ -69,7 +69,8 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "check the path") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is not valid JSON ({error})", "delete it and make it again") from None
+        what = f"{path} is not valid JSON ({error})"
+        raise DataError(what, "delete it and make it again") from None
 
 
 def sha256(path: str | Path) -> str:

@@ -29,6 +29,8 @@ class Tokenizer:
     unk_id, bos_id, eos_id = 0, 1, 2
 
     def __init__(self, model: bytes) -> None:
+        if not model:  # SentencePiece takes it for "load later"
+            raise ValueError("an empty model")
         self.model = model
         self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
         self.vocab_size: int = self._processor.get_piece_size()
@@ -95,13 +97,13 @@ class Tokenizer:
         Raises:
             DataError: an id outside the vocabulary.
         """
-        try:
-            text = b"".join(self.piece_bytes[i] for i in ids).decode("utf-8", errors="replace")
-        except IndexError:
+        ids = list(ids)
+        if bad := [i for i in ids if not 0 <= i < self.vocab_size]:
             raise DataError(
-                f"an id is not below the vocabulary's {self.vocab_size}",
+                f"id {bad[0]} is outside the vocabulary of {self.vocab_size} pieces",
                 "use the tokenizer that wrote the ids",
-            ) from None
+            )
+        text = b"".join(self.piece_bytes[i] for i in ids).decode("utf-8", errors="replace")
         return text.removeprefix(" ")
 
 

@@ -1,1 +1,1 @@
-"""Side-by-side benchmarks: ``minillama bench <what>``. Ratios within one run, never absolute claims."""
+"""Side-by-side benchmarks: ``minillama bench <what>``. Ratios within one run."""

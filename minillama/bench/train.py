@@ -1,9 +1,9 @@
 """Training speed against Hugging Face's Llama: same parameters, batch and optimizer, one run.
 
-Each contender lives in a process of its own and the two take steps in turn, so that a machine whose
-speed drifts slows both. Two settings are compared: *as shipped* (a plain PyTorch process for Hugging
-Face; for minillama what ``minillama train`` sets up, see ``train.allocator``), and *same allocator*,
-where both keep their freed memory, so that only the model code differs.
+Each contender lives in a process of its own and the two take steps in turn, so that a machine
+whose speed drifts slows both. Two settings are compared: *as shipped* (a plain PyTorch process for
+Hugging Face; for minillama what ``minillama train`` sets up, see ``train.allocator``), and *same
+allocator*, where both keep their freed memory, so that only the model code differs.
 """
 
 import multiprocessing
@@ -11,6 +11,7 @@ import statistics
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
+from typing import Literal
 
 import torch
 
@@ -86,7 +87,7 @@ def contender(name: str, width: int, tuned: bool, compiled: bool, pipe: Connecti
 
 
 def ceiling() -> float:
-    """The machine's matrix-product rate in FLOP/s: the best of 20 products of 1024 x 1024 floats."""
+    """The machine's matrix-product rate in FLOP/s: the best of 20 of 1024 x 1024 floats."""
     a, b = torch.randn(2, 1024, 1024)
     times = []
     for _ in range(20):
@@ -140,7 +141,9 @@ def compare(width: int, setting: str, steps: int, compiled: bool) -> Row:
 
 
 def bench_train(
-    widths: tuple[int, ...] = tuple(WIDTHS), steps: int = 15, compile: bool = False
+    widths: tuple[Literal[128, 256, 384], ...] = tuple(WIDTHS),
+    steps: int = 15,
+    compile: bool = False,
 ) -> list[Row]:
     """Compare training speed with Hugging Face at several widths, and print the table.
 

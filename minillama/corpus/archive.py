@@ -5,9 +5,11 @@ same, links and devices are passed over, and sizes are bounded against archive b
 """
 
 import fnmatch
+import lzma
 import posixpath
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +17,10 @@ from minillama.errors import DataError
 
 MAX_MEMBER_BYTES = 64 * 2**20
 MAX_ARCHIVE_BYTES = 2**30
+UNREADABLE = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
+    ValueError, RuntimeError,  # zipfile: a damaged name; a made-up compression or password
+)  # fmt: skip
 
 
 def safe_name(name: str) -> bool:
@@ -48,9 +54,9 @@ def read_members(
                 if not safe_name(name):
                     raise DataError(f"{archive} holds the unsafe path {name!r}", "do not use it")
                 if size > MAX_MEMBER_BYTES or total > MAX_ARCHIVE_BYTES:
-                    raise DataError(f"{archive}: {name} is too large ({size} bytes)", "leave it out")
+                    raise DataError(f"{archive}: {name} is too large ({size} bytes)", "omit it")
                 yield name, read()
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, OSError) as error:
+    except UNREADABLE as error:
         raise DataError(
             f"{archive} cannot be read: {error}", "delete it and run `minillama data fetch`"
         ) from error

@@ -7,13 +7,18 @@ from collections.abc import Iterable, Iterator
 Members = Iterable[tuple[str, bytes]]
 Texts = Iterator[tuple[str, str]]
 
-START = re.compile(r"\*\*\* ?START OF (THE|THIS) PROJECT GUTENBERG.*?\*\*\*|\*END\*THE SMALL PRINT.*")
-END = re.compile(r"\*\*\* ?END OF (THE|THIS) PROJECT GUTENBERG|^End of (the )?Project Gutenberg", re.M)
+START = re.compile(
+    r"\*\*\* ?START OF (THE|THIS) PROJECT GUTENBERG.*?\*\*\*|\*END\*THE SMALL PRINT.*"
+)
+END = re.compile(
+    r"\*\*\* ?END OF (THE|THIS) PROJECT GUTENBERG|^End of (the )?Project Gutenberg", re.M
+)
 FIRST_FOLIO = re.compile(r"_gut_f\.txt$")
 
 
 def strip_gutenberg(text: str) -> str:
     """The book itself: without Project Gutenberg's header and footer, if it has them."""
+    text = tidy(text)
     if start := START.search(text):
         text = text[start.end() :]
     if end := END.search(text):

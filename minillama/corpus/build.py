@@ -1,19 +1,21 @@
 """Build the corpus: read the packages, clean, deduplicate, split, tokenize; print Table 1.
 
-Three stages, each skipped if its output is there and its input unchanged:
-text/ (clean documents), tokenizer.model, tokens/ (shards) and, last of all, manifest.json.
+Stages: text/ (clean documents), tokenizer.model, tokens/ (shards) and, last of all, manifest.json:
+a corpus without it is not there. A corpus of the same sources and settings is not built again.
 """
 
 import hashlib
+import inspect
 import json
 import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
+from tyro.conf import Positional
 
 from minillama.corpus import books, c4, github, stackexchange, web, wikipedia
 from minillama.corpus.archive import read_members
@@ -22,7 +24,7 @@ from minillama.corpus.mixture import OWN_SLICE, epochs, mixture
 from minillama.corpus.own import OWN_FOLDER, own_documents
 from minillama.corpus.shards import TokenFile, open_corpus, read_documents, write_tokens
 from minillama.corpus.sources import DOWNLOADS, SOURCES, SliceSpec, Source, load_sources
-from minillama.errors import DataError
+from minillama.errors import DataError, nearest
 from minillama.files import atomic_path, read_json, remove, sha256, write_json
 from minillama.paper import TABLE1
 from minillama.tokenizer import Tokenizer, train_tokenizer
@@ -68,6 +70,9 @@ def read_source(source: Source, spec: SliceSpec, downloads: Path) -> tuple[list[
     tally, documents = Tally(), []
     members = list(read_members(source.find(downloads), list(spec.members), list(spec.exclude)))
     tally.documents_in, tally.bytes_in = len(members), sum(len(content) for _, content in members)
+    if spec.reader not in READERS:
+        known = nearest(spec.reader, READERS)
+        raise DataError(f"unknown reader '{spec.reader}' for {source.pin}", known)
     texts = list(READERS[spec.reader](members))
     for path, text in texts:
         if len(text.encode()) < MIN_BYTES:
@@ -78,13 +83,19 @@ def read_source(source: Source, spec: SliceSpec, downloads: Path) -> tuple[list[
     return documents, tally
 
 
-def deduplicate(documents: Iterable[Document], tally: Tally) -> list[Document]:
-    """The first of each group of documents with the same text."""
+def deduplicate(documents: Iterable[Document], tally: Tally, seen: set[str]) -> list[Document]:
+    """The first of each group of documents with the same text, none of whose keys is in ``seen``.
+
+    ``seen`` grows; shared by all slices, it keeps a text from being in two of them, and so from
+    being trained on in one and held out in the other.
+    """
     first: dict[str, Document] = {}
     for document in documents:
-        if document.key in first:
+        if document.key in seen:
             tally.drop("exact duplicate")
-        first.setdefault(document.key, document)
+        else:
+            seen.add(document.key)
+            first[document.key] = document
     return list(first.values())
 
 
@@ -123,7 +134,7 @@ def split(documents: list[Document]) -> dict[str, list[Document]]:
 
 def build(
     name: str = "nano",
-    vocab_size: int = 2048,
+    vocab_size: int = 1024,
     slice_mb: float = 10.0,
     own_share: float = 0.1,
     budget: int = 4_000_000,
@@ -155,6 +166,7 @@ def build(
         if manifest.get("fingerprint") == wanted:
             open_corpus(folder)
             return table1(manifest, budget)
+    (folder / "manifest.json").unlink(missing_ok=True)  # first: what is left is no corpus
     remove(folder)  # of other sources or settings
     tallies = build_text(folder, sources, downloads, data / OWN_FOLDER, slice_mb, workers)
     weights = mixture(tallies, own_share)
@@ -181,10 +193,13 @@ def _sizes(files: dict[str, TokenFile]) -> dict[str, Any]:
 
 
 def fingerprint(sources: Path, data: Path, *settings: float) -> str:
-    """What the corpus depends on: the pinned packages, the user's texts and the settings."""
+    """What the corpus depends on: packages, the user's texts, the settings, the cleaning code."""
     digest = hashlib.sha256(repr([load_sources(sources), settings]).encode())
+    for module in (books, c4, github, stackexchange, web, wikipedia):
+        digest.update(inspect.getsource(module).encode())
     for path in sorted((data / OWN_FOLDER).rglob("*.txt")):
-        digest.update(f"{path.name} {sha256(path)}".encode())
+        if path.is_file():
+            digest.update(f"{path.relative_to(data)} {sha256(path)}".encode())
     return digest.hexdigest()
 
 
@@ -206,16 +221,31 @@ def build_text(
             tallies.setdefault(slice_name, Tally()).add(tally)
     if own.exists():
         documents[OWN_SLICE], tallies[OWN_SLICE] = own_documents(own), Tally()
+    seen: set[str] = set()
     for slice_name, found in documents.items():
         tally = tallies[slice_name]
-        kept = cap(deduplicate(found, tally), int(slice_mb * 1e6), tally)
-        for split_name, part in split(kept).items():
+        kept = cap(deduplicate(found, tally, seen), int(slice_mb * 1e6), tally)
+        parts = split(kept)
+        if slice_name == "commoncrawl":
+            parts = unique_lines(parts, tally)
+        for split_name, part in parts.items():
             write_documents(folder / "text" / f"{slice_name}.{split_name}.jsonl", part)
-        if not kept:
+        if not parts["train"]:
             del tallies[slice_name]
     if not tallies:
         raise DataError("the corpus would be empty", "add texts with `minillama data add FOLDER`")
     return tallies
+
+
+def unique_lines(parts: dict[str, list[Document]], tally: Tally) -> dict[str, list[Document]]:
+    """Both splits without repeated lines, and without the documents of which too little is left."""
+    seen: set[str] = set()
+    for name in SPLITS:  # training first: no line of it stays in the held-out documents
+        documents, dropped = web.drop_repeated_lines(parts[name], seen)
+        parts[name] = [d for d in documents if len(d.text.encode()) >= MIN_BYTES]
+        tally.drop("too short without repeated lines", len(documents) - len(parts[name]))
+        tally.drop("repeated lines", dropped)
+    return parts
 
 
 def write_documents(path: Path, documents: list[Document]) -> None:
@@ -292,7 +322,12 @@ def table1(manifest: dict[str, Any], budget: int) -> str:
     return "\n".join(lines)
 
 
-def trace(corpus: Path, slice: str, offset: int, split: str = "train") -> str:
+def trace(
+    corpus: Positional[Path],
+    slice: Positional[str],
+    offset: Positional[int],
+    split: Literal["train", "valid"] = "train",
+) -> str:
     """Where a token of the corpus comes from: package, version, file and document.
 
     Args:

@@ -5,10 +5,12 @@ import re
 from minillama.corpus.books import Members, Texts, tidy
 
 UNDERLINE = re.compile(r"^([=\-~^\"'`#*+.:_])\1{2,}\s*$", re.M)
-TARGET = re.compile(r"^\s*\.\. (_[^:]+:.*|\|.*\|.*|\[.*\].*|index::.*|module::.*|currentmodule::.*)$", re.M)
+TARGET = re.compile(
+    r"^\s*\.\. (_[^:]+:.*|\|.*\|.*|\[.*\].*|index::.*|module::.*|currentmodule::.*)$", re.M
+)
 DIRECTIVE = re.compile(r"^( *)\.\. ?([\w:-]*?)::(.*)$", re.M)
-COMMENT = re.compile(r"^\.\. (?![\w-]+::)[^\n]*(\n[ \t]+[^\n]*)*", re.M)
-OPTION = re.compile(r"^\s+:[\w-]+:.*$", re.M)
+COMMENT = re.compile(r"^\.\. (?![\w:-]+::)[^\n]*(\n[ \t]+[^\n]*)*", re.M)
+OPTION = re.compile(r"^[ \t]+:[\w-]+:(?!`).*$", re.M)
 ROLE = re.compile(r":[\w:+.-]+:`~?!?([^`]*)`")
 LINK = re.compile(r"`([^`<]+?)\s*<[^`>]+>`_{1,2}")
 
@@ -26,10 +28,11 @@ def strip_rst(text: str) -> str:
     return tidy(re.sub(r"::[ \t]*$", ":", text, flags=re.M))
 
 
-HIDDEN = frozenset(
-    "toctree index module currentmodule image figure plot automodule autoclass autofunction "
-    "automethod autosummary contents highlight code-block code default-domain".split()
-)
+HIDDEN = {
+    "toctree", "index", "module", "currentmodule", "image", "figure", "plot", "automodule",
+    "autoclass", "autofunction", "automethod", "autosummary", "contents", "highlight",
+    "code-block", "code", "default-domain",
+}  # fmt: skip
 """Directives whose argument is not for the reader."""
 
 

@@ -4,7 +4,9 @@ import re
 
 from minillama.corpus.books import Members, Texts
 
-LICENCE_HEADER = re.compile(r"\A(#!.*\n)?((#[^\n]*)?\n)*?(#[^\n]*(copyright|licen[cs]e)[^\n]*\n)(#[^\n]*\n)*", re.I)
+LICENCE_HEADER = re.compile(
+    r"\A(#!.*\n)?((#[^\n]*)?\n)*?(#[^\n]*(copyright|licen[cs]e)[^\n]*\n)(#[^\n]*\n)*", re.I
+)
 MAX_LINE, MEAN_LINE, MIN_ALNUM = 1_000, 100, 0.25
 
 

@@ -4,6 +4,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from tyro.conf import Positional
+
 from minillama.corpus.books import tidy
 from minillama.corpus.document import Document
 from minillama.corpus.mixture import OWN_SLICE
@@ -15,6 +17,8 @@ OWN_FOLDER = "my-texts"
 
 def readable(path: Path) -> tuple[str | None, str]:
     """The text of a file, or None and the reason why it is no text."""
+    if not path.is_file():
+        return None, "a folder or a broken link"
     content = path.read_bytes()
     if b"\0" in content:
         return None, "binary"
@@ -36,7 +40,7 @@ def own_documents(folder: Path) -> list[Document]:
     return found
 
 
-def add_texts(folder: Path, data: Path = Path("data")) -> str:
+def add_texts(folder: Positional[Path], data: Path = Path("data")) -> str:
     """Copy the .txt files of a folder into the corpus's sources (data/my-texts).
 
     Args:

@@ -1,8 +1,8 @@
 """Token files: memory-mapped shards of piece ids, with an index and checksums.
 
 One ``TokenFile`` holds one split of one slice. Beside the shards ``<slice>.<split>.00000.bin`` lie
-``<slice>.<split>.offsets.npy`` (where each document begins) and ``<slice>.<split>.json`` (the index,
-written last: a token file without its index is not there).
+``<slice>.<split>.offsets.npy`` (where each document begins) and ``<slice>.<split>.json`` (the
+index, written last: a token file without its index is not there).
 """
 
 import json
@@ -76,7 +76,9 @@ class TokenFile:
             self.tokens, self.n_documents = int(told["tokens"]), int(told["documents"])
             self.n_bytes, self._shards = int(told["bytes"]), told["shards"]
             self._offsets_file = told["offsets"]
-        except (KeyError, TypeError) as error:
+            if self.tokens != sum(shard["tokens"] for shard in self._shards):
+                raise ValueError("its shards do not add up")
+        except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{self.index} is no index of shards ({error})", REBUILD) from None
         self._check_lengths()
 
@@ -95,9 +97,12 @@ class TokenFile:
         """Where each document begins in the concatenation of the shards: (n_documents + 1,)."""
         path = self.index.with_name(self._offsets_file["file"])
         try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except (FileNotFoundError, ValueError) as error:
+            offsets = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (OSError, EOFError, ValueError) as error:
             raise DataError(f"{path} cannot be read ({error})", REBUILD) from None
+        if offsets.shape != (self.n_documents + 1,) or offsets[-1] != self.tokens:
+            raise DataError(f"{path} does not fit {self.index}", REBUILD)
+        return offsets
 
     @cached_property
     def _maps(self) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -173,7 +178,7 @@ def open_corpus(folder: str | Path, verify: bool = True) -> Corpus:
     try:
         weights = {name: float(weight) for name, weight in manifest["weights"].items()}
         expected = manifest["tokenizer_sha256"]
-    except (KeyError, AttributeError, ValueError) as error:
+    except (KeyError, AttributeError, TypeError, ValueError) as error:
         raise DataError(f"{folder}/manifest.json is malformed ({error})", REBUILD) from None
     tokenizer = folder / "tokenizer.model"
     if not tokenizer.exists() or sha256(tokenizer) != expected:

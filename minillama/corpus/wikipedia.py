@@ -57,7 +57,8 @@ def clean_wikitext(wikitext: str) -> str:
             _remove(code, link)
     text = code.strip_code(normalize=True, collapse=True)
     text = re.sub(r"'{2,}|\[https?://\S+|^[*#:;|!{}]+\s*", "", text, flags=re.M)
-    text = re.sub(r"\(\s*[;,]?\s*\)|[ \t]+(?=[,.;:)])", "", text)
+    text = re.sub(r"[ \t]*\(\s*[;,]?\s*\)|^[ \t]+", "", text, flags=re.M)
+    text = re.sub(r"[ \t]+(?=[,.;:)])", "", text)
     return tidy(re.sub(r"^=+\s*(.*?)\s*=+$", r"\1", text, flags=re.M))
 
 

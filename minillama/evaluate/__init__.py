@@ -1,0 +1,1 @@
+"""Perplexity, the n-gram baseline and the benchmarks of Section 3."""

@@ -39,7 +39,7 @@ class Level:
 
 
 def discounts(counts: np.ndarray) -> np.ndarray:
-    """D for counts of 0, 1, 2, and 3 or more, from the counts of counts (Chen & Goodman, eq. 26)."""
+    """D for counts of 0, 1, 2, and 3 or more, from counts of counts (Chen & Goodman, eq. 26)."""
     n1, n2, n3, n4 = (max(1, int((counts == k).sum())) for k in (1, 2, 3, 4))
     y = n1 / (n1 + 2 * n2)
     values = np.array([0.0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
@@ -131,14 +131,15 @@ class NGram:
 
 
 def training_tokens(corpus: Corpus, seen: DataOrder | None = None, steps: int = 0) -> np.ndarray:
-    """The text to count: every training document once, or what a run has read in ``steps`` steps."""
+    """The text to count: every training document once, or what a run has read in its steps."""
     if seen is None:
         files = corpus.train.values()
         pieces = [f.document(i) for f in files for i in range(f.n_documents)]
         return np.concatenate(pieces).astype(np.int64)
     windows = [seen.batch(step)[:, :-1] for step in range(steps)]
     # A window may begin inside a document: <s> keeps its n-grams apart from the window before.
-    marked = [np.pad(w.numpy(), ((0, 0), (1, 0)), constant_values=Tokenizer.bos_id) for w in windows]
+    bos = Tokenizer.bos_id
+    marked = [np.pad(w.numpy(), ((0, 0), (1, 0)), constant_values=bos) for w in windows]
     return np.concatenate([rows.ravel() for rows in marked])
 
 

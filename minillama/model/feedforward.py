@@ -7,7 +7,7 @@ from minillama.config import ModelConfig
 
 
 class FeedForward(nn.Module):
-    """w2(SiLU(w1 x) * w3 x): a gated layer of width 2/3 * 4d, so that it costs what ReLU's 4d does."""
+    """w2(SiLU(w1 x) * w3 x): a gated layer of width 2/3 * 4d, costing as much as ReLU's 4d."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()

@@ -5,6 +5,8 @@ their gradient. Both the loss and its gradient need them only a few rows at a ti
 computes logits, loss and gradients together, chunk by chunk, in a buffer that stays in the cache.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -16,19 +18,20 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of softmax(x W^T); the gradients are ready when the forward ends."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
         needs_grad = any(ctx.needs_input_grad)
         counted = targets != ignore_index
         ctx.n_counted = counted.sum().clamp(min=1)
         all_counted = bool(counted.all())
         grad_x = torch.empty_like(x) if needs_grad else None
         grad_weight = torch.zeros_like(weight) if needs_grad else None
-        total = x.new_zeros((), dtype=torch.float32)
+        wide = torch.promote_types(x.dtype, torch.float32)  # 16 bits are too few for a logarithm
+        total = x.new_zeros((), dtype=wide)
         rows = max(16, CHUNK_BYTES // (4 * weight.shape[0]))
         for start in range(0, x.shape[0], rows):
             part = slice(start, start + rows)
             target = targets[part].clamp(min=0)[:, None]
-            log_p = torch.log_softmax((x[part] @ weight.T).float(), dim=-1)  # (rows, vocab)
+            log_p = torch.log_softmax((x[part] @ weight.T).to(wide), dim=-1)  # (rows, vocab)
             total -= log_p.gather(1, target)[counted[part]].sum()
             if needs_grad:  # d loss / d logits = softmax - one_hot(target), 0 where not counted
                 grad = log_p.exp_()
@@ -42,7 +45,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total / ctx.n_counted
 
     @staticmethod
-    def backward(ctx, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         scale = grad_loss / ctx.n_counted
         return *(grad * scale.to(grad.dtype) for grad in ctx.saved_tensors), None, None
 

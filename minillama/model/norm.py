@@ -18,5 +18,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise ``x (..., dim)``; the shape is unchanged."""
-        mean_square = x.float().pow(2).mean(-1, keepdim=True)
-        return (x.float() * torch.rsqrt(mean_square + self.eps)).type_as(x) * self.weight
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))  # 16 bits are too few to sum in
+        mean_square = wide.pow(2).mean(-1, keepdim=True)
+        return (wide * torch.rsqrt(mean_square + self.eps)).type_as(x) * self.weight

@@ -15,7 +15,7 @@ def rotary_angles(head_dim: int, positions: int, theta: float = 10_000.0) -> Ten
         ``(positions, head_dim / 2)`` float32, in radians.
     """
     pair = torch.arange(0, head_dim, 2, dtype=torch.float32)
-    frequency = theta ** (-pair / head_dim)
+    frequency = 1.0 / theta ** (pair / head_dim)  # bit for bit as in Meta's code
     return torch.outer(torch.arange(positions, dtype=torch.float32), frequency)
 
 
@@ -31,6 +31,7 @@ def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
     ``table (seq, head_dim / 2, 2)`` is the slice of ``rotary_table`` for these positions. Equal to
     multiplying by e^{i m theta} with the pair read as a complex number.
     """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))  # (B, T, H, head_dim / 2)
-    turns = torch.view_as_complex(table)[:, None, :]  # (T, 1, head_dim / 2)
+    wide = torch.promote_types(x.dtype, torch.float32)  # complex numbers need at least 32 bits
+    pairs = torch.view_as_complex(x.to(wide).unflatten(-1, (-1, 2)))  # (B, T, H, head_dim / 2)
+    turns = torch.view_as_complex(table.to(wide))[:, None, :]  # (T, 1, head_dim / 2)
     return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)

@@ -1,13 +1,13 @@
 """The LLaMA model: embeddings, pre-norm blocks, a final norm, and an untied output matrix."""
 
 import math
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 
 from minillama.config import ModelConfig
 from minillama.errors import DataError
-from minillama.model.attention import Attention
+from minillama.model.attention import Attention, LayerCache
 from minillama.model.feedforward import FeedForward
 from minillama.model.loss import linear_cross_entropy
 from minillama.model.norm import RMSNorm
@@ -24,9 +24,9 @@ class TransformerBlock(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x: Tensor, table: Tensor) -> Tensor:
-        """``x (batch, seq, dim)`` to the same shape; ``table`` as in ``Attention``."""
-        x = x + self.attention(self.attention_norm(x), table)
+    def forward(self, x: Tensor, table: Tensor, cache: LayerCache | None = None) -> Tensor:
+        """``x (batch, seq, dim)`` to the same shape; the others as in ``Attention``."""
+        x = x + self.attention(self.attention_norm(x), table, cache)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -48,25 +48,37 @@ class Llama(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
-        """Normal(0, 0.02), and 0.02 / sqrt(2 L) for the two matrices that write to the residual.
+        """Normal weights that keep the size of what flows through them, whatever the width d.
 
-        The paper does not state its initialisation; this is GPT-2's, which most LLaMA
-        reproductions use. The scaling keeps the residual stream's variance independent of depth L.
+        The paper does not state its initialisation. Here embeddings have variance 1 and matrices
+        1 / d, which keeps it; the two that write to the residual stream are divided by sqrt(2 L),
+        so that depth does not add to it; ``output`` is small, so that the first prediction is
+        nearly uniform. At 7B's width 1 / sqrt(d) is 0.016, close to the 0.02 of GPT-2.
         """
-        residual_std = 0.02 / math.sqrt(2 * self.config.n_layers)
+        std = self.config.dim**-0.5
         for name, weight in self.named_parameters():
             if name.endswith("norm.weight"):
                 nn.init.ones_(weight)
+            elif name.endswith(("wo.weight", "w2.weight")):
+                nn.init.normal_(weight, std=std / math.sqrt(2 * self.config.n_layers))
             else:
-                writes = name.endswith(("wo.weight", "w2.weight"))
-                nn.init.normal_(weight, std=residual_std if writes else 0.02)
+                nn.init.normal_(weight, std={"tok_embeddings.weight": 1.0,
+                                             "output.weight": 0.02}.get(name, std))  # fmt: skip
 
-    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        targets: Tensor | None = None,
+        cache: Sequence[LayerCache] | None = None,
+        start: int = 0,
+    ) -> Tensor:
         """Predict the next token at every position.
 
         Args:
             tokens: ``(batch, seq)`` int64.
             targets: ``(batch, seq)`` int64, the token that follows each; -100 is not counted.
+            cache: when generating, one for each layer; see ``minillama.generate.cache``.
+            start: the position of the first of these tokens, that is how many the cache holds.
 
         Returns:
             Logits ``(batch, seq, vocab_size)``, or with targets the mean loss (a scalar, in nats).
@@ -74,15 +86,16 @@ class Llama(nn.Module):
         Raises:
             DataError: the sequence is longer than the context.
         """
-        seq_len = tokens.shape[1]
-        if seq_len > self.config.max_seq_len:
+        end = start + tokens.shape[1]
+        if end > self.config.max_seq_len:
             raise DataError(
-                f"a sequence of {seq_len} tokens exceeds the context of {self.config.max_seq_len}",
+                f"a sequence of {end} tokens exceeds the context of {self.config.max_seq_len}",
                 "shorten it, or use a model with a larger max_seq_len",
             )
         x = self.tok_embeddings(tokens)  # (B, T, dim)
-        for layer in self.layers:
-            x = layer(x, self.rotary[:seq_len])
+        table = self.rotary[start:end]
+        for i, layer in enumerate(self.layers):
+            x = layer(x, table) if cache is None else layer(x, table, cache[i])
         x = self.norm(x)
         if targets is None:
             return self.output(x)  # (B, T, vocab_size)

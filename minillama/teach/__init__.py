@@ -5,27 +5,63 @@ from minillama.teach.check_attention import (
     check_sees_the_future,
     check_streaming_attention,
 )
+from minillama.teach.check_data import (
+    check_held_out,
+    check_rank_sequences,
+    check_similarity,
+    check_unique_tokens,
+)
 from minillama.teach.check_norm_feedforward import (
     check_hidden_dim,
     check_layer_norm,
     check_rms_norm_backward,
 )
 from minillama.teach.check_rotary import check_half_split, check_interpolation, check_slowest_turn
+from minillama.teach.check_tokenizer import (
+    check_bits_per_byte,
+    check_fall_back,
+    check_merge,
+    check_stream,
+)
+from minillama.teach.check_training import (
+    check_accumulate,
+    check_half_life,
+    check_loss_gradient,
+    check_temperature,
+    check_trapezoid,
+    check_windows,
+)
 from minillama.teach.display import COLOURS, show, start
 from minillama.teach.proof import agreement, relative_error
+from minillama.teach.published import published_run
 
 __all__ = [
     "COLOURS",
     "agreement",
+    "check_accumulate",
+    "check_bits_per_byte",
     "check_cache_bytes",
+    "check_fall_back",
+    "check_half_life",
     "check_half_split",
+    "check_held_out",
     "check_hidden_dim",
     "check_interpolation",
     "check_layer_norm",
+    "check_loss_gradient",
+    "check_merge",
+    "check_rank_sequences",
     "check_rms_norm_backward",
     "check_sees_the_future",
+    "check_similarity",
     "check_slowest_turn",
+    "check_stream",
     "check_streaming_attention",
+    "check_temperature",
+    "check_trapezoid",
+    "check_unique_tokens",
+    "check_windows",
+    "published_run",
     "relative_error",
     "show",
     "start",

@@ -39,14 +39,20 @@ def check_streaming_attention(answer: Callable) -> str:
         q, k, v = (seeded(seq, head_dim, seed=seed) for seed in (1, 2, 3))
         with _LargestTensor() as watch:
             given = answer(q, k, v)
-        expect(not close(given, _full_attention(q, k, v, causal=False)),
-               "a position looks at later ones: stop the keys at the query's own position")
-        expect(not close(given, _full_attention(q * head_dim**0.5, k, v)),
-               "the scores are not divided by the square root of the head dimension")
+        expect(
+            not close(given, _full_attention(q, k, v, causal=False)),
+            "a position looks at later ones: stop the keys at the query's own position",
+        )
+        expect(
+            not close(given, _full_attention(q * head_dim**0.5, k, v)),
+            "the scores are not divided by the square root of the head dimension",
+        )
         same_tensor(given, _full_attention(q, k, v), f"attention over {seq} positions")
-        expect(seq < 64 or watch.numel < seq * seq,
-               f"the values are right, but an operation made {watch.numel:,} numbers at once for "
-               f"{seq} positions: that is T x T")
+        expect(
+            seq < 64 or watch.numel < seq * seq,
+            f"the values are right, but an operation made {watch.numel:,} numbers at once for "
+            f"{seq} positions: that is T x T",
+        )
     big = _full_attention(q * 400, k * 400, v)
     hint = "large scores overflow: subtract the largest score before taking the exponential"
     given = answer(q * 400, k * 400, v)
@@ -66,8 +72,10 @@ def check_cache_bytes(answer: Callable) -> str:
         expect(given != right // 2, f"{call}: keys are stored, and values too")
         expect(given != right // config.n_layers, f"{call}: every layer has its own cache")
         expect(given != right * config.n_heads, f"{call}: dim already counts all heads")
-        expect(given != right // config.n_heads, f"{call}: that is one head; there are "
-               f"{config.n_heads}")
+        expect(
+            given != right // config.n_heads,
+            f"{call}: that is one head; there are {config.n_heads}",
+        )
         same_number(given, right, call)
     return "0.5 MB a token for 7B, 5.4 GB for one full context of 65B"
 

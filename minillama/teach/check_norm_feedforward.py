@@ -28,8 +28,12 @@ def check_rms_norm_backward(answer: Callable) -> str:
             not close(given[0], constant),
             "in the gradient of x you held the root mean square constant, but it depends on x too",
         )
-        unscaled = close(given[0], constant - (x * inverse.detach() ** 2) * (
-            upstream * weight * x * inverse.detach()).sum(-1, keepdim=True))
+        unscaled = close(
+            given[0],
+            constant
+            - (x * inverse.detach() ** 2)
+            * (upstream * weight * x * inverse.detach()).sum(-1, keepdim=True),
+        )
         expect(not unscaled, "the second term of the gradient of x needs a mean where you sum")
         same_tensor(given[0], grad_x, f"the gradient of x for x of shape {shape}")
         not_summed = len(shape) > 1 and getattr(given[1], "shape", None) == x.shape
@@ -50,8 +54,11 @@ def check_layer_norm(answer: Callable) -> str:
         given = answer(x.clone(), rms_norm)
         expect(not close(given, rms_norm(x)), "that is RMSNorm itself: centre the vector first")
         over_all = rms_norm(x - x.mean())
-        expect(not close(given, over_all), "you subtracted one mean for the whole tensor: each "
-               "position needs its own, over its features")
+        expect(
+            not close(given, over_all),
+            "you subtracted one mean for the whole tensor: each "
+            "position needs its own, over its features",
+        )
         late = rms_norm(x) - rms_norm(x).mean(-1, keepdim=True)
         expect(not close(given, late), "you centred after normalising; the order matters")
         same_tensor(given, F.layer_norm(x, shape[-1:], eps=1e-6), f"LayerNorm of shape {shape}")
@@ -66,8 +73,10 @@ def check_hidden_dim(answer: Callable) -> str:
         given = answer(dim, multiple_of)
         call = f"hidden_dim({dim}, {multiple_of})"
         right = ModelConfig(dim=dim, n_heads=1, multiple_of=multiple_of).hidden_dim
-        expect(given != 4 * dim, f"{call} = {given} is the width of a ReLU layer: two matrices "
-               "there, three here")
+        expect(
+            given != 4 * dim,
+            f"{call} = {given} is the width of a ReLU layer: two matrices there, three here",
+        )
         short = isinstance(given, int) and given < right and given % multiple_of == 0
         expect(not short, f"{call} = {given} was rounded down; round up")
         uneven = isinstance(given, int) and given % multiple_of != 0

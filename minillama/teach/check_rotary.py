@@ -22,8 +22,10 @@ def check_slowest_turn(answer: Callable) -> str:
         forgot = near and math.isclose(given, 1 / frequency, rel_tol=1e-6)
         expect(not forgot, f"{call}: a full turn is 2 pi radians, not 1")
         whole = near and math.isclose(given, 2 * math.pi * theta, rel_tol=1e-6)
-        expect(not whole, f"{call}: the last pair is i = head_dim / 2 - 1, so its exponent stays "
-               "short of 1")
+        expect(
+            not whole,
+            f"{call}: the last pair is i = head_dim / 2 - 1, so its exponent stays short of 1",
+        )
         fastest = near and head_dim > 2 and math.isclose(given, 2 * math.pi, rel_tol=1e-6)
         expect(not fastest, f"{call}: that is the fastest pair (i = 0)")
         same_number(given, 2 * math.pi / frequency, call, tolerance=1e-6)
@@ -49,17 +51,23 @@ def check_half_split(answer: Callable) -> str:
         expect(same_shape, f"the matrix must keep its shape {tuple(weight.shape)}")
         expect(not torch.equal(given, weight), "the rows are still in their old order")
         rows = {tuple(row.tolist()) for row in weight}
-        expect({tuple(row.tolist()) for row in given} == rows,
-               "every row of the matrix must appear once, whole: reorder rows, not columns")
+        expect(
+            {tuple(row.tolist()) for row in given} == rows,
+            "every row of the matrix must appear once, whole: reorder rows, not columns",
+        )
         pairs = weight.view(n_heads, head_dim // 2, 2, dim)
         inverse = weight.view(n_heads, 2, head_dim // 2, dim).transpose(1, 2).reshape(dim, dim)
         right = torch.cat((pairs[:, :, 0], pairs[:, :, 1]), dim=1).reshape(dim, dim)
         backwards = torch.equal(given, inverse) and not torch.equal(inverse, right)
-        expect(not backwards, "that is the permutation from half-split to neighbouring pairs: "
-               "you need the other way")
+        expect(
+            not backwards,
+            "that is the permutation from half-split to neighbouring pairs: you need the other way",
+        )
         mixed = torch.cat((weight[0::2], weight[1::2]))
-        expect(n_heads == 1 or not torch.equal(given, mixed),
-               "you moved rows from one head to another: split the matrix into heads first")
+        expect(
+            n_heads == 1 or not torch.equal(given, mixed),
+            "you moved rows from one head to another: split the matrix into heads first",
+        )
         table = rotary_table(head_dim, seq)
         ours = apply_rotary((x @ weight.T).view(1, seq, n_heads, head_dim), table)[0]
         angles = rotary_angles(head_dim, seq).double()
@@ -80,8 +88,11 @@ def check_interpolation(answer: Callable) -> str:
         plain = rotary_table(head_dim, positions)
         if positions != trained:
             expect(not close(given, plain), f"{call} is the plain table: nothing was squeezed")
-            expect(not close(given, plain * (trained / positions)), f"{call}: squeeze the angles, "
-                   "then take cosine and sine; a shrunk cosine is no rotation")
+            expect(
+                not close(given, plain * (trained / positions)),
+                f"{call}: squeeze the angles, "
+                "then take cosine and sine; a shrunk cosine is no rotation",
+            )
             other = rotary_angles(head_dim, positions) * (positions / trained)
             stretched = torch.stack((other.cos(), other.sin()), dim=-1)
             expect(not close(given, stretched), f"{call} turns faster, not slower")

@@ -1,6 +1,7 @@
 """The frame of every exercise check: it never raises, and says what is wrong in words."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +70,11 @@ def same_number(actual: Any, expected: float, what: str, tolerance: float = 1e-9
     expect(numeric, f"{what} should be a number but is a {type(actual).__name__}")
     right = abs(actual - expected) <= tolerance * max(abs(expected), 1.0)
     expect(right, f"{what} is {actual:,} and should be {expected:,}")
+
+
+def is_number(actual: Any, expected: float) -> bool:
+    """Whether ``actual`` is that number, up to rounding; for telling typical mistakes apart."""
+    return isinstance(actual, int | float) and math.isclose(actual, expected, rel_tol=1e-9)
 
 
 def seeded(*shape: int, seed: int = 0) -> Tensor:

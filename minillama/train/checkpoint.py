@@ -5,20 +5,24 @@ leaves the previous checkpoint in place. Loading checks the sums and falls back 
 """
 
 import errno
+import os
 import re
-import shutil
 import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, MinillamaError
-from minillama.files import atomic_path, read_json, sha256, write_json
+from minillama.files import atomic_path, read_json, remove, sha256, write_json
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
+
+PARTS = ("model.safetensors", "optimizer.pt", "state.json")
+MEND = "delete this checkpoint folder; training goes on from the one before"
 
 
 def steps(run: str | Path) -> list[int]:
@@ -41,8 +45,7 @@ def save(
         CheckpointError: the disk is full or not writable; earlier checkpoints are untouched.
     """
     target = folder(run, step)
-    if target.exists():
-        shutil.rmtree(target)
+    delete(target)
     try:
         with atomic_path(target) as aside:
             aside.mkdir()
@@ -51,22 +54,32 @@ def save(
             write_json(aside / "state.json", {**state, "step": step})
             sums = {file.name: sha256(file) for file in sorted(aside.iterdir())}
             write_json(aside / "manifest.json", sums)
-    except (OSError, RuntimeError) as error:  # torch.save and safetensors raise either
-        full = getattr(error, "errno", None) == errno.ENOSPC or "space" in str(error).lower()
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).split("\n")[0]
+        full = getattr(error, "errno", None) == errno.ENOSPC or "space" in reason.lower()
         last = steps(run)
         kept = f"the checkpoint of step {last[-1]} is intact" if last else "none was written before"
         raise CheckpointError(
-            f"cannot write {target}: {'the disk is full' if full else error}",
+            f"cannot write {target}: {'the disk is full' if full else reason}",
             f"{kept}; make room and run the same command again",
         ) from error
     return target
+
+
+def delete(checkpoint: Path) -> None:
+    """Delete a checkpoint if it is there; a crash on the way leaves it whole or gone."""
+    aside = checkpoint.with_name(f".{checkpoint.name}.tmp")
+    if checkpoint.exists():
+        remove(aside)
+        os.replace(checkpoint, aside)
+        remove(aside)
 
 
 def prune(run: Path, keep: set[int], last: int = 2) -> None:
     """Delete all checkpoints but the ``last`` newest and the steps in ``keep``."""
     for step in steps(run)[:-last]:
         if step not in keep:
-            shutil.rmtree(folder(run, step))
+            delete(folder(run, step))
 
 
 def verify(checkpoint: Path) -> None:
@@ -74,13 +87,15 @@ def verify(checkpoint: Path) -> None:
     try:
         manifest = read_json(checkpoint / "manifest.json")
     except MinillamaError as error:
-        raise CheckpointError(error.what, "delete this checkpoint folder") from None
+        raise CheckpointError(error.what, MEND) from None
+    if not isinstance(manifest, dict) or set(manifest) != set(PARTS):
+        raise CheckpointError(f"{checkpoint}/manifest.json is malformed", MEND)
     for name, digest in manifest.items():
         file = checkpoint / name
         if not file.exists() or sha256(file) != digest:
             raise CheckpointError(
                 f"{file} is {'missing' if not file.exists() else 'damaged (its checksum differs)'}",
-                "delete this checkpoint folder; training goes on from the one before",
+                MEND,
             )
 
 
@@ -147,6 +162,12 @@ def load_model(
     config: ModelConfig = read_config(run / "config.toml").model
     tokenizer = Tokenizer.load(run / "tokenizer.model")
     check_vocabulary(tokenizer, config, run / "tokenizer.model")
+    trained_with = load_state(run, step).get("tokenizer")
+    if trained_with not in (None, sha256(run / "tokenizer.model")):
+        raise CheckpointError(
+            f"{run}/tokenizer.model is not the tokenizer that the model was trained with",
+            "copy it again from the corpus's folder",
+        )
     model = Llama(config)
     load_weights(model, folder(run, step) / "model.safetensors")
     return model.to(device).eval(), tokenizer

@@ -1,7 +1,7 @@
 """What a training run is made of: one dataclass, read from a preset or a run's config.toml.
 
-A preset is a TOML file in ``minillama/presets``; it opens with the command, the time and the loss to
-expect. Command-line flags override it field by field.
+A preset is a TOML file in ``minillama/presets``; it opens with the command, the time and the loss
+to expect. Command-line flags override it field by field.
 """
 
 import dataclasses
@@ -30,11 +30,13 @@ class TrainConfig:
     name: str = "unnamed"
     """The run is written to RUNS/NAME."""
     runs: str = "runs"
+    """Folder of all runs."""
     tokens: int = 10**12
     """Training tokens; rounded to whole steps."""
     batch_tokens: int = 4 * 2**20
     """Tokens per step over all processes; gradient accumulation follows from it."""
     seq_len: int = 2048
+    """Tokens in a sequence; at most model.max_seq_len."""
     micro_batch: int = 16
     """Sequences per forward pass of one process: a matter of memory, not of results."""
     eval_every: int = 500
@@ -46,7 +48,9 @@ class TrainConfig:
     milestones: int = 12
     """Checkpoints kept for good, spaced evenly in log(tokens): the points of Figure 2."""
     seed: int = 0
+    """Same seed: same initial weights and same data, in the same order."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto takes a GPU if there is one."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """bfloat16 computes products in bfloat16 (autocast) over float32 weights: GPUs only."""
     compile: bool = False
@@ -59,6 +63,9 @@ class TrainConfig:
                      "eval_tokens", "save_every"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}", f"{name} must be at least 1")
+        for name in ("seed", "milestones", "threads"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} = {getattr(self, name)}", f"{name} must not be negative")
         if self.seq_len > self.model.max_seq_len:
             raise ConfigError(
                 f"seq_len = {self.seq_len} exceeds the model's context of {self.model.max_seq_len}",
@@ -118,8 +125,10 @@ def from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
         elif key in nested and isinstance(value, dict):
             value = from_dict(nested[key], value, f"[{key}] of {where}")
         elif not _fits(value, fields[key].type):
+            kind = fields[key].type
+            allowed = " or ".join(getattr(kind, "__args__", [kind.__name__]))
             raise ConfigError(
-                f"{key} = {value!r} in {where} has the wrong type", f"it is {fields[key].type}"
+                f"{key} = {value!r} in {where} has the wrong type", f"it must be {allowed}"
             )
         arguments[key] = value
     return cls(**arguments)
@@ -130,7 +139,7 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, int | float) and not isinstance(value, bool)
     if kind in (int, str, bool):
         return type(value) is kind
-    return value in kind.__args__  # a Literal
+    return value in getattr(kind, "__args__", ())  # a Literal; a table is no plain value
 
 
 def presets() -> list[str]:

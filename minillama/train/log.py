@@ -14,14 +14,16 @@ def read_metrics(run: str | Path) -> list[dict[str, Any]]:
     A last line cut short by a crash is left out.
 
     Raises:
-        DataError: the run has no metrics.
+        DataError: the run has no metrics, or a line is damaged.
     """
     path = Path(run) / "metrics.jsonl"
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
+        *lines, _ = path.read_text(encoding="utf-8").split("\n")
+        return [json.loads(line) for line in lines]
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "train the run first") from None
-    return [json.loads(line) for line in lines[:-1]]
+    except ValueError as error:  # no UTF-8, or no JSON
+        raise DataError(f"{path} is damaged ({error})", "train the run again") from None
 
 
 def append_metrics(run: Path, record: dict[str, Any]) -> None:

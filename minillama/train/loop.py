@@ -1,10 +1,11 @@
 """The training loop of Section 2.3: read a batch, follow the gradient, write down what happened.
 
-A run is a folder: config.toml, tokenizer.model, metrics.jsonl and checkpoints/. Killed at any moment
-and started again, it ends with the same losses and the same weights, bit for bit: step s depends on
-the checkpoint before it and on the batch, which is a function of s alone.
+A run is a folder: config.toml, tokenizer.model, metrics.jsonl and checkpoints/. Killed at any
+moment and started again, it ends with the same losses and the same weights, bit for bit: step s
+depends on the checkpoint before it and on the batch, which is a function of s alone.
 """
 
+import math
 import shutil
 import signal
 import time
@@ -20,7 +21,7 @@ from tqdm import tqdm
 from minillama.corpus.shards import Corpus, open_corpus
 from minillama.errors import CheckpointError
 from minillama.evaluate.perplexity import valid_bits_per_byte
-from minillama.files import atomic_path, sha256
+from minillama.files import atomic_path, remove, sha256
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
 from minillama.train import checkpoint
@@ -80,6 +81,8 @@ def train(config: TrainConfig) -> Path:
 
 def _train(config: TrainConfig, world: World, stop: StopRequest) -> None:
     corpus = open_corpus(config.corpus)
+    order = DataOrder(corpus, config.seq_len, config.batch_sequences, config.seed)
+    order.share(world.size)  # complain before anything is written
     start = open_run(config, corpus, world)
     total = config.total_steps
     if start == total:
@@ -92,7 +95,6 @@ def _train(config: TrainConfig, world: World, stop: StopRequest) -> None:
     if start:
         checkpoint.restore(config.run, start, model, optimizer)
     step_model = wrap(model, config, world)
-    order = DataOrder(corpus, config.seq_len, config.batch_sequences, config.seed)
     bar = progress_bar(config, start, world)
     for step in range(start + 1, total + 1):
         began = time.perf_counter()
@@ -105,7 +107,7 @@ def _train(config: TrainConfig, world: World, stop: StopRequest) -> None:
         optimizer.zero_grad(set_to_none=True)
         loss, stopping = world.mean(torch.stack((loss, loss.new_tensor(stop.number)))).tolist()
         seconds = time.perf_counter() - began
-        check_finite(loss, step, config)
+        check_finite(loss, grad_norm, step, config)
 
         saving = step % config.save_every == 0 or step in config.milestone_steps()
         if world.is_main:
@@ -125,6 +127,7 @@ def _train(config: TrainConfig, world: World, stop: StopRequest) -> None:
             bar.update(config.batch_tokens)
             if saving or step == total or stopping:
                 state = {"data": fingerprint(corpus), "tokens": record["tokens"]}
+                state["tokenizer"] = sha256(corpus.tokenizer_path)
                 checkpoint.save(config.run, step, model, optimizer, state)
                 checkpoint.prune(config.run, keep=config.milestone_steps())
         if stopping and step < total:
@@ -173,7 +176,7 @@ def open_run(config: TrainConfig, corpus: Corpus, world: World) -> int:
     run, told = config.run, config.run / "config.toml"
     tokenizer = Tokenizer.load(corpus.tokenizer_path)
     checkpoint.check_vocabulary(tokenizer, config.model, corpus.tokenizer_path)
-    if told.exists():
+    if told.exists() and (run / "metrics.jsonl").exists():  # else it never took a step
         check_same_run(read_config(told), config, run)
     start = checkpoint.last_good(run) or 0
     if start and checkpoint.load_state(run, start)["data"] != fingerprint(corpus):
@@ -188,7 +191,10 @@ def open_run(config: TrainConfig, corpus: Corpus, world: World) -> int:
             shutil.copyfile(corpus.tokenizer_path, aside)
         for step in checkpoint.steps(run):
             if step > start:  # damaged: the run writes it again
-                shutil.rmtree(checkpoint.folder(run, step))
+                checkpoint.delete(checkpoint.folder(run, step))
+        for aside in (*run.glob(".*.tmp"), *run.glob("checkpoints/.*.tmp")):
+            remove(aside)  # a crash left it half written
+        checkpoint.prune(run, keep=config.milestone_steps())
         rewind_metrics(run, start)
         write_config(told, config)
     world.barrier()
@@ -210,11 +216,11 @@ def validate(model: Llama, corpus: Corpus, config: TrainConfig) -> dict:
     }
 
 
-def check_finite(loss: float, step: int, config: TrainConfig) -> None:
-    """Stop a run whose loss is no number, before it overwrites a good checkpoint."""
-    if not loss < float("inf"):
+def check_finite(loss: float, grad_norm: float, step: int, config: TrainConfig) -> None:
+    """Stop a run whose loss or gradient is no number, before it overwrites a good checkpoint."""
+    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise CheckpointError(
-            f"the loss of step {step} is {loss}",
+            f"step {step} has a loss of {loss} and a gradient of norm {grad_norm}",
             f"lower optimizer.lr (now {config.optimizer.lr}) or lengthen the warm-up",
         )
 

@@ -16,12 +16,17 @@ class OptimizerConfig:
     lr: float = 3.0e-4
     """Peak learning rate, reached at the end of the warm-up."""
     beta1: float = 0.9
+    """Decay of the running mean of the gradient."""
     beta2: float = 0.95
+    """Decay of the running mean of its square."""
     eps: float = 1e-8
+    """Added to the root of that mean; not stated in the paper."""
     weight_decay: float = 0.1
+    """Of matrices; norm weights are not decayed."""
     clip: float = 1.0
     """Gradients are scaled down to this global norm."""
     warmup_steps: int = 2_000
+    """Updates until the peak rate."""
     final_lr_fraction: float = 0.1
     """The cosine ends at this fraction of the peak."""
 
@@ -53,8 +58,8 @@ def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """AdamW (Loshchilov & Hutter, 2017) with weight decay on matrices and not on norm weights.
 
-    The paper does not say what is decayed. Shrinking a norm's scale only fights the next matrix, so,
-    like GPT-3 and most successors, vectors are left alone; embeddings are matrices and are decayed.
+    The paper does not say what is decayed. Shrinking a norm's scale only fights the next matrix,
+    so, like GPT-3 and most successors, vectors are left alone; embeddings are decayed.
     """
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     vectors = [p for p in model.parameters() if p.ndim < 2]
@@ -67,5 +72,5 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> float:
-    """Scale all gradients so that their joint norm is at most ``max_norm``; return the norm before."""
+    """Scale gradients so that their joint norm is at most ``max_norm``; return the norm before."""
     return float(nn.utils.clip_grad_norm_(model.parameters(), max_norm))

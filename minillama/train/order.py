@@ -1,12 +1,14 @@
-"""Stateless data order: which tokens make up global step s is a pure function of (seed, mixture, s).
+"""Stateless data order: the tokens of global step s are a pure function of (seed, mixture, s).
 
 Nothing is remembered between steps, so resuming needs only the step number, a run may change its
 number of processes, and any batch can be looked at again.
 
 1. Sequences are numbered 0, 1, 2, ... over the whole run. Every block of 1,000 sequences holds each
    slice exactly its share of times (Table 1), in an order shuffled by (seed, block).
-2. The j-th sequence of a slice is the j-th window of that slice's endless token stream: epoch after
-   epoch, each epoch the slice's documents in an order shuffled by (seed, slice, epoch).
+2. A slice is read epoch after epoch. In each, its documents are laid end to end in an order
+   shuffled by (seed, slice, epoch) and cut into windows; the windows are then shuffled too. Without
+   that, neighbouring sequences would come from one document and a small batch would be all of a
+   kind.
 """
 
 import zlib
@@ -54,7 +56,7 @@ class DataOrder:
         self._epoch = lru_cache(maxsize=4 * len(self.files))(self._shuffle_epoch)
 
     def _shuffle_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        """For each sequence of a block: its slice's index, and how many of that slice precede it."""
+        """For each sequence of a block: its slice, and how many of that slice precede it."""
         counts = list(self.quotas.values())
         order = np.repeat(np.arange(len(counts)), counts)
         np.random.default_rng((self.seed, block)).shuffle(order)
@@ -63,12 +65,17 @@ class DataOrder:
             rank[order == index] = np.arange(count)
         return order, rank
 
-    def _shuffle_epoch(self, name: str, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The documents of one epoch in order, and where each begins in the epoch's stream."""
-        key = (self.seed, zlib.crc32(name.encode()), epoch)
-        documents = np.random.default_rng(key).permutation(self.files[name].n_documents)
-        lengths = np.diff(self.files[name].offsets)[documents]
-        return documents, np.concatenate(([0], np.cumsum(lengths)))
+    def _shuffle_epoch(self, name: str, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """One epoch of a slice: documents in order, where each begins, and windows in order."""
+        file = self.files[name]
+        rng = np.random.default_rng((self.seed, zlib.crc32(name.encode()), epoch))
+        documents = rng.permutation(file.n_documents)
+        starts = np.concatenate(([0], np.cumsum(np.diff(file.offsets)[documents])))
+        return documents, starts, rng.permutation(self.windows_per_epoch(name))
+
+    def windows_per_epoch(self, name: str) -> int:
+        """Whole windows in a slice; the rest, less than one, differs from epoch to epoch."""
+        return max(1, (self.files[name].tokens - 1) // self.seq_len)
 
     def locate(self, sequence: int) -> tuple[str, int]:
         """The slice of a sequence of the run, and its window's number within that slice."""
@@ -78,17 +85,21 @@ class DataOrder:
         return name, block * self.quotas[name] + int(rank[position])
 
     def window(self, name: str, number: int) -> np.ndarray:
-        """Tokens [number T, number T + T + 1) of a slice's endless stream: ``(seq_len + 1,)``."""
+        """The ``number``-th window that a run reads of a slice: ``(seq_len + 1,)`` ids.
+
+        Window w of an epoch is the tokens [w T, w T + T + 1) of its documents laid end to end; a
+        slice shorter than that is read round and round.
+        """
         file = self.files[name]
-        position, wanted, pieces = number * self.seq_len, self.seq_len + 1, []
+        epoch, place = divmod(number, self.windows_per_epoch(name))
+        documents, starts, order = self._epoch(name, epoch)
+        position, wanted, pieces = int(order[place]) * self.seq_len, self.seq_len + 1, []
         while wanted:
-            epoch, offset = divmod(position, file.tokens)
-            documents, starts = self._epoch(name, epoch)
-            at = int(np.searchsorted(starts, offset, side="right")) - 1
-            begin = offset - int(starts[at])
+            at = int(np.searchsorted(starts, position, side="right")) - 1
+            begin = position - int(starts[at])
             piece = file.document(int(documents[at]))[begin : begin + wanted]
             pieces.append(piece)
-            position += len(piece)
+            position = (position + len(piece)) % file.tokens
             wanted -= len(piece)
         return np.concatenate(pieces).astype(np.int64)
 
@@ -99,15 +110,19 @@ class DataOrder:
             ``(batch_sequences / world, seq_len + 1)`` int64. The parts of all ranks, stacked in
             rank order, are the global batch whatever ``world`` is.
         """
-        if self.batch_sequences % world:
-            raise ConfigError(
-                f"a batch of {self.batch_sequences} sequences cannot be shared by {world} processes",
-                "choose batch_tokens = seq_len x a multiple of the number of processes",
-            )
-        local = self.batch_sequences // world
+        local = self.share(world)
         first = step * self.batch_sequences + rank * local
         windows = [self.window(*self.locate(n)) for n in range(first, first + local)]
         return torch.from_numpy(np.stack(windows))
+
+    def share(self, world: int) -> int:
+        """Sequences of a step for each of ``world`` processes. Raises ``ConfigError`` if uneven."""
+        if self.batch_sequences % world:
+            raise ConfigError(
+                f"{self.batch_sequences} sequences a step cannot be shared by {world} processes",
+                "choose batch_tokens = seq_len x a multiple of the number of processes",
+            )
+        return self.batch_sequences // world
 
     def epochs(self, steps: int) -> dict[str, float]:
         """How often each slice has been read after ``steps`` global steps."""

@@ -1,0 +1,50 @@
+"""What a model writes: one sample in each of four styles, and the logs that a lesson reads."""
+
+import shutil
+from pathlib import Path
+
+from minillama.files import atomic_path, write_json
+from minillama.generate.engine import generate
+from minillama.train.checkpoint import load_model
+
+PROMPTS = {
+    "play": "ROMEO.\n",
+    "scripture": "And the LORD said unto",
+    "Wikipedia": "The history of the city",
+    "Python": "class Query:\n    def __init__(self",
+}
+"""How each kind of text begins."""
+MAX_NEW_TOKENS, TEMPERATURE, SEED = 160, 0.7, 1
+
+
+def write_samples(run: Path) -> str:
+    """Complete the four prompts with a run's model; they go into RUN/samples.json.
+
+    Returns:
+        The samples, to read.
+    """
+    model, tokenizer = load_model(run)
+    samples = [
+        {
+            "style": style,
+            "prompt": prompt,
+            "seed": SEED,
+            "temperature": TEMPERATURE,
+            "text": generate(
+                model, tokenizer, prompt, max_new_tokens=MAX_NEW_TOKENS,
+                temperature=TEMPERATURE, seed=SEED,
+            ),
+        }
+        for style, prompt in PROMPTS.items()
+    ]  # fmt: skip
+    write_json(run / "samples.json", samples)
+    return "\n\n".join(f"--- {s['style']}\n{s['prompt']}{s['text']}" for s in samples)
+
+
+def publish(runs: Path, names: list[str], ladder: str, to: Path = Path("data/runs")) -> None:
+    """Copy what notebook 06 reads: settings, logs and samples of runs, and the 5-gram's figures."""
+    files = [Path(name, file) for name in names for file in ("config.toml", "metrics.jsonl")]
+    files += [Path(names[-1], "samples.json"), Path(f"{ladder}-5gram.json")]
+    for file in files:
+        with atomic_path(to / file) as aside:
+            shutil.copyfile(runs / file, aside)

@@ -1,0 +1,1 @@
+"""Checkpoints in other projects' formats, exact in both directions."""

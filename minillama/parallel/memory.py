@@ -1,0 +1,305 @@
+"""Arithmetic for training a model on a cluster: FLOP, memory, days, energy (Sections 2.4 and 6).
+
+Everything here is a formula on the configuration; nothing is allocated or measured. Memory leaves
+out kernels' workspace and fragmentation, so keep a tenth of the GPU free.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+from tyro.conf import Positional
+
+from minillama.config import ModelConfig
+from minillama.errors import ConfigError
+from minillama.paper import (
+    KG_CO2EQ_PER_KWH,
+    PARAMETERS,
+    PUE,
+    SPEED,
+    TABLE2,
+    TABLE15,
+)
+
+Recompute = Literal["none", "selective", "full"]
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class GPU:
+    """A GPU's peak FLOP/s in dense 16-bit products, its memory in GiB and its power in watts."""
+
+    peak: float
+    memory: float
+    power: float
+
+
+GPUS: dict[str, GPU] = {  # from the makers' data sheets; float16 for V100 and T4, else bfloat16
+    "v100-32gb": GPU(125e12, 32, 300),
+    "t4": GPU(65e12, 16, 70),
+    "a100-40gb": GPU(312e12, 40, 400),
+    "a100-80gb": GPU(312e12, 80, 400),
+    "rtx-4090": GPU(165e12, 24, 450),
+    "h100": GPU(989e12, 80, 700),
+    "h200": GPU(989e12, 140, 700),
+    "b200": GPU(2250e12, 180, 1000),
+}
+
+
+def flops_per_token(config: ModelConfig, seq_len: int) -> float:
+    """FLOP that train on one token: 6 N + 12 L d T / 2.
+
+    Each parameter takes a multiplication and an addition forward and twice that backward: 6. The
+    scores Q K^T and their product with V take 2 x 2 T d a layer forward, 12 T d with the backward;
+    half of them are masked and skipped. As is the custom, N counts the input embedding too, which
+    is only looked up (1.9% of 7B, 0.4% of 65B). Recomputation is left out: a cost and not work.
+    """
+    return 6 * config.num_parameters() + 12 * config.n_layers * config.dim * seq_len / 2
+
+
+def activation_bytes(
+    config: ModelConfig, tokens: int, recompute: Recompute = "none", number: int = 2
+) -> int:
+    """Bytes that the forward pass of ``tokens`` tokens leaves for the backward.
+
+    Numbers kept for a token in one layer, of width d with a feed-forward of width f:
+
+    - ``none``: of both norms the input, the normalised vector and the output 6d; q k v 3d; the
+      attention's output d; w1 x, SiLU(w1 x), w3 x and their product 4f. That is what autograd
+      keeps in ``minillama.model``.
+    - ``selective``, the paper's choice: the outputs of linear layers and of the attention, with
+      the residual sum in place of each branch's last output: 6d + 2f. Norms, SiLU and the product
+      are computed again.
+    - ``full``: the layer's input d; the rest is computed again, one layer at a time.
+
+    Attention keeps no T x T table, and the loss no logits (see ``model.loss``). A number has
+    ``number`` bytes: 4 in float32; 2 if the residual stream is bfloat16 too, as in Meta's code and
+    in FSDP's mixed precision (autocast, which leaves it in float32, takes about a third more).
+    """
+    d, f = config.dim, config.hidden_dim
+    everything = 10 * d + 4 * f
+    layer = {"none": everything, "selective": 6 * d + 2 * f, "full": d}[recompute]
+    one_again = {"none": 0, "selective": everything - layer, "full": everything}[recompute]
+    last = 3 * d  # the last norm's two, and the loss's gradient
+    return number * tokens * (config.n_layers * layer + one_again + last)
+
+
+def memory_per_gpu(
+    config: ModelConfig,
+    gpus: int = 1,
+    tensor_parallel: int = 1,
+    micro_batch: int = 1,
+    recompute: Recompute = "selective",
+    sharded: bool = True,
+) -> dict[str, float]:
+    """Bytes on each GPU, by what they hold.
+
+    Products are computed in bfloat16 over float32 weights: 4 bytes a parameter for the weight, 4
+    for its gradient, 8 for Adam's two moments. Tensor parallelism (with sequence parallelism)
+    divides everything by its degree; sharding (FSDP) divides those 16 bytes by all GPUs. In
+    exchange it gathers bfloat16 copies layer by layer: the weights of the layer in use and of the
+    next, and the gradients of one. Without sharding, or on one GPU, the whole model is copied.
+    """
+    parameters = config.num_parameters()
+    outside = 2 * config.vocab_size * config.dim + config.dim
+    layer = (parameters - outside) / config.n_layers
+    owned = parameters / (gpus if sharded else tensor_parallel)
+    copied = 3 * max(layer, outside / 2) if sharded and gpus > 1 else parameters
+    tokens = micro_batch * config.max_seq_len
+    return {
+        "weights": 4 * owned,
+        "gradients": 4 * owned,
+        "Adam's moments": 8 * owned,
+        "bfloat16 copies": 2 * copied / tensor_parallel,
+        "activations": activation_bytes(config, tokens, recompute) / tensor_parallel,
+    }
+
+
+def energy_mwh(gpu_hours: float, watts: float) -> float:
+    """Energy of a run by Section 6: GPU-hours x power x PUE."""
+    return gpu_hours * watts * PUE / 1e6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a training run would take; ``str(plan)`` is the table that ``minillama plan`` prints."""
+
+    name: str
+    config: ModelConfig
+    gpu: str
+    gpus: int
+    tokens: float
+    batch_tokens: int
+    accumulation: int
+    """Forward passes of one GPU in a step."""
+    flops_per_token: float
+    mfu: float
+    memory: dict[str, float]
+    """Bytes on each GPU, by what they hold."""
+
+    @property
+    def tokens_per_s_per_gpu(self) -> float:
+        """The assumed share (MFU) of peak FLOP/s, over the FLOP of a token."""
+        return self.mfu * GPUS[self.gpu].peak / self.flops_per_token
+
+    @property
+    def gpu_hours(self) -> float:
+        """Hours that all GPUs together spend."""
+        return self.tokens / self.tokens_per_s_per_gpu / 3600
+
+    @property
+    def days(self) -> float:
+        """Days from start to end."""
+        return self.gpu_hours / self.gpus / 24
+
+    @property
+    def mwh(self) -> float:
+        """Energy, with the data centre's share."""
+        return energy_mwh(self.gpu_hours, GPUS[self.gpu].power)
+
+    @property
+    def tco2eq(self) -> float:
+        """Tonnes of CO2-equivalent at the US average of 0.385 kg a kWh."""
+        return self.mwh * KG_CO2EQ_PER_KWH
+
+    @property
+    def fits(self) -> bool:
+        """Whether a GPU's memory suffices."""
+        return sum(self.memory.values()) <= GPUS[self.gpu].memory * GIB
+
+    def paper(self) -> dict[str, str]:
+        """What the paper prints about this model, or what follows from it; empty for others."""
+        if self.name not in TABLE2 or self.config != ModelConfig.from_name(self.name):
+            return {}
+        row, cost = TABLE2[self.name], TABLE15[self.name]
+        speed = row["tokens"] / cost["gpu_hours"] / 3600
+        facts = {
+            "parameters": row["parameters"],
+            "training tokens": f"{row['tokens'] / 1e12:.1f}T",
+            "tokens a step": f"{row['batch_tokens'] // 2**20}M",
+            "tokens/s/GPU": f"{speed:,.0f}*",
+            "MFU": f"{speed * self.flops_per_token / GPUS['a100-80gb'].peak:.0%}*",
+            "GPU-hours": f"{cost['gpu_hours']:,}",
+            "MWh": f"{cost['mwh']}",
+            "tCO2eq": f"{cost['tco2eq']}",
+        }
+        if self.name == SPEED["model"]:
+            facts["tokens/s/GPU"] = f"{SPEED['tokens_per_s_per_gpu']}"
+            facts["days"] = f"{SPEED['days']} on {SPEED['gpus']:,}"
+        return facts
+
+    def render(self) -> str:
+        """The plan as a table, with the paper's own figures beside it where it has them."""
+        paper = self.paper()
+        estimate = {
+            "parameters": f"{self.config.num_parameters():,}",
+            "FLOP per token": f"{self.flops_per_token:.4g}",
+            "training tokens": f"{self.tokens:.4g}",
+            "tokens a step": f"{self.batch_tokens:,}",
+            "MFU": f"{self.mfu:.0%}",
+            "tokens/s/GPU": f"{self.tokens_per_s_per_gpu:,.0f}",
+            "days": _short(self.days),
+            "GPU-hours": _short(self.gpu_hours),
+            "MWh": _short(self.mwh),
+            "tCO2eq": _short(self.tco2eq),
+        }
+        head = f"{'':<20}{'estimate':>16}"
+        head += f"  {'the paper (A100-80GB)':>22}" if paper else ""
+        lines = [f"{self.name} on {self.gpus:,} x {self.gpu}", head]
+        lines += [f"{k:<20}{v:>16}  {paper.get(k, ''):>22}".rstrip() for k, v in estimate.items()]
+        lines += ["FLOP per token = 6 N + 12 L d T / 2; MFU is assumed, the rest follows."]
+        lines += ["* follows from the GPU-hours of Table 15."] * bool(paper)
+        lines += ["", "memory of each GPU, GiB"]
+        lines += [f"{name:<20}{size / GIB:>16.3g}" for name, size in self.memory.items()]
+        total, limit = sum(self.memory.values()) / GIB, GPUS[self.gpu].memory
+        lines += [f"{'together':<20}{total:>16.3g}  of {limit:g}"]
+        lines += [f"{'passes a step':<20}{self.accumulation:>16,}"]
+        if not self.fits:
+            lines += ["It does not fit: use more GPUs, --recompute full, --tensor-parallel 8 or a "
+                      "smaller --micro-batch."]  # fmt: skip
+        return "\n".join(lines)
+
+    __str__ = render
+
+
+def _short(value: float) -> str:
+    """Three digits, or all whole ones."""
+    return f"{value:,.3g}" if value < 100 else f"{value:,.0f}"
+
+
+def plan(
+    model: Positional[str] = "65b",
+    gpus: int = 2048,
+    gpu: str = "a100-80gb",
+    tokens: float | None = None,
+    batch_tokens: int | None = None,
+    mfu: float = 0.5,
+    micro_batch: int = 1,
+    tensor_parallel: int = 1,
+    recompute: Recompute = "selective",
+    sharded: bool = True,
+    dim: int | None = None,
+    n_layers: int | None = None,
+    n_heads: int | None = None,
+    vocab_size: int | None = None,
+    seq_len: int | None = None,
+) -> Plan:
+    """Parameters, FLOP, memory, days and energy of training a model on a cluster.
+
+    Args:
+        model: a named size, such as 65b or mini-7b; the fields below change it.
+        gpus: how many GPUs.
+        gpu: what kind; an unknown name lists them.
+        tokens: training tokens; by default as many for each parameter as Table 2 has.
+        batch_tokens: tokens a step; 4M (4 x 2^20) by default, as in the paper.
+        mfu: the share of peak FLOP/s that training reaches; the paper's runs reach 45 to 53%.
+        micro_batch: sequences in one forward pass.
+        tensor_parallel: GPUs that split each matrix among them.
+        recompute: what is computed again in the backward pass to save memory.
+        sharded: divide weights, gradients and moments over all GPUs (FSDP).
+        dim: width.
+        n_layers: layers.
+        n_heads: attention heads.
+        vocab_size: pieces of the tokenizer.
+        seq_len: context length.
+
+    Raises:
+        ConfigError: an unknown model or GPU, or settings that do not fit together.
+    """
+    config, name = ModelConfig.from_name(model), model.lower()
+    changes = dict(dim=dim, n_layers=n_layers, n_heads=n_heads, vocab_size=vocab_size,
+                   max_seq_len=seq_len)  # fmt: skip
+    config = dataclasses.replace(config, **{k: v for k, v in changes.items() if v is not None})
+    rung = TABLE2[name.split("-")[-1]]
+    if tokens is None:
+        tokens = config.num_parameters() / PARAMETERS[name.split("-")[-1]] * rung["tokens"]
+    batch_tokens = rung["batch_tokens"] if batch_tokens is None else batch_tokens
+    _check(config, gpus, gpu, tokens, mfu, tensor_parallel, micro_batch)
+    together = gpus // tensor_parallel * micro_batch * config.max_seq_len
+    if together > batch_tokens:
+        raise ConfigError(
+            f"one pass of all GPUs reads {together:,} tokens, a step only {batch_tokens:,}",
+            "use fewer GPUs, a smaller --micro-batch, more --tensor-parallel or --batch-tokens",
+        )
+    return Plan(
+        name=name, config=config, gpu=gpu, gpus=gpus, tokens=tokens, batch_tokens=batch_tokens,
+        accumulation=-(-batch_tokens // together), mfu=mfu,
+        flops_per_token=flops_per_token(config, config.max_seq_len),
+        memory=memory_per_gpu(config, gpus, tensor_parallel, micro_batch, recompute, sharded),
+    )  # fmt: skip
+
+
+def _check(
+    config: ModelConfig, gpus: int, gpu: str, tokens: float, mfu: float, tensor: int, micro: int
+) -> None:
+    if gpu not in GPUS:
+        raise ConfigError(f"unknown GPU '{gpu}'", f"choose one of: {', '.join(GPUS)}")
+    if min(gpus, tensor, micro, tokens) < 1:
+        raise ConfigError("gpus, tokens, tensor_parallel and micro_batch must be at least 1")
+    if not 0 < mfu <= 1:
+        raise ConfigError(f"mfu = {mfu}", "it is a share of the peak, above 0 and at most 1")
+    if gpus % tensor or config.n_heads % tensor:
+        raise ConfigError(
+            f"tensor_parallel = {tensor} does not divide {gpus} GPUs and {config.n_heads} heads",
+            "choose a divisor of both",
+        )

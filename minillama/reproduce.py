@@ -1,0 +1,113 @@
+"""``make reproduce``: from packages of public text to both figures, stage by stage.
+
+Every stage skips what is done and goes on where it was stopped, so the command may be interrupted
+at any moment and run again.
+"""
+
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+from minillama.analysis.figures import figures
+from minillama.analysis.samples import publish, write_samples
+from minillama.corpus.build import build
+from minillama.corpus.shards import open_corpus
+from minillama.corpus.sources import fetch
+from minillama.evaluate.ngram import ngram_bits_per_byte
+from minillama.evaluate.run import evaluate
+from minillama.files import read_json, write_json
+from minillama.train.config import load_preset
+from minillama.train.log import read_metrics
+from minillama.train.loop import fingerprint, train
+from minillama.train.order import DataOrder
+
+RUNGS = ("7b", "13b", "33b", "65b")
+TASKS = ("hellaswag", "piqa", "arc_easy")
+QUESTIONS = 300
+"""Questions per benchmark and checkpoint; `minillama evaluate` without a limit asks them all."""
+
+
+def reproduce(
+    ladder: Literal["nano", "mini"] = "nano",
+    runs: Path = Path("runs"),
+    out: Path = Path("figures"),
+    publish_logs: bool = False,
+) -> None:
+    """Fetch, build, train the ladder, evaluate, draw Figures 1 and 2, and write samples.
+
+    Args:
+        ladder: which ladder: nano (two CPU cores, minutes) or mini (one GPU).
+        runs: where the run folders are.
+        out: where the figures go.
+        publish_logs: copy the runs' logs into data/runs, where notebook 06 reads them.
+    """
+    began = time.monotonic()
+    presets = [f"{ladder}-{rung}" for rung in RUNGS]
+    first = load_preset(presets[0])
+    stage("1 fetch", fetch)
+    name = Path(first.corpus).name
+    vocab_size = first.model.vocab_size
+    print(stage("2 build", lambda: build(name=name, vocab_size=vocab_size, budget=first.tokens)))
+    for preset in presets:
+        config = load_preset(preset)
+        stage(f"3 train {preset}", lambda config=config: train(config))
+    told = stage("4 baseline", lambda: baseline(ladder, runs))
+    for preset in presets:
+        table = stage(
+            f"5 evaluate {preset}",
+            lambda preset=preset: evaluate(runs / preset, TASKS, QUESTIONS, checkpoints="all"),
+        )
+        print(table)
+    print(stage("6 figures", lambda: figures(runs=runs, ladder=ladder, out=out)))
+    print(stage("7 samples", lambda: write_samples(runs / presets[-1])))
+    print(summary(told, presets, runs))
+    if publish_logs:
+        publish(runs, presets, ladder)
+    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    peak = sum(resource.getrusage(w).ru_maxrss for w in who) * 1024 / 2**30  # at most
+    print(f"done in {(time.monotonic() - began) / 60:.1f} min; peak memory at most {peak:.2f} GiB")
+
+
+def stage(name: str, work: Callable[[], Any]) -> Any:
+    """Run one stage between two lines that say what and how long."""
+    print(f"=== {name}", flush=True)
+    began = time.monotonic()
+    result = work()
+    print(f"=== {name}: {time.monotonic() - began:.0f} s", flush=True)
+    return result
+
+
+def baseline(ladder: str, runs: Path) -> dict[str, Any]:
+    """Bits per byte of the 5-gram model, counted on all training text and on what the largest
+    model has read; kept in RUNS/LADDER-5gram.json."""
+    config = load_preset(f"{ladder}-{RUNGS[-1]}")
+    corpus = open_corpus(config.corpus)
+    path, data = runs / f"{ladder}-5gram.json", fingerprint(corpus)
+    if path.exists() and (told := read_json(path))["data"] == data:
+        return told
+    order = DataOrder(corpus, config.seq_len, config.batch_sequences, config.seed)
+    told = {
+        "data": data,
+        "all": ngram_bits_per_byte(corpus, config.eval_tokens, config.seq_len),
+        "seen": ngram_bits_per_byte(
+            corpus, config.eval_tokens, config.seq_len, seen=order, steps=config.total_steps
+        ),
+    }
+    write_json(path, told)
+    return told
+
+
+def summary(told: dict[str, Any], presets: list[str], runs: Path) -> str:
+    """Validation bits per byte of every run and of the 5-gram model, by slice."""
+    rows = {preset: read_metrics(runs / preset)[-1] for preset in presets}
+    columns = {name: (row["valid_bpb"], row["valid_bpb_by_slice"]) for name, row in rows.items()}
+    columns["5-gram, all text"] = (told["all"]["bpb"], told["all"]["bpb_by_slice"])
+    columns["5-gram, text read"] = (told["seen"]["bpb"], told["seen"]["bpb_by_slice"])
+    slices = list(told["all"]["bpb_by_slice"])
+    lines = ["Validation bits per byte (mixture, then slices)",
+             f"{'':<18}{'mixture':>8}" + "".join(f"{s[:11]:>13}" for s in slices)]  # fmt: skip
+    for name, (bpb, by_slice) in columns.items():
+        lines.append(f"{name:<18}{bpb:>8.3f}" + "".join(f"{by_slice[s]:>13.3f}" for s in slices))
+    return "\n".join(lines)

@@ -1,0 +1,88 @@
+"""Sampling against plain Python, and by counting what is drawn."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minillama.errors import ConfigError, DataError
+from minillama.generate import Sampling
+
+
+def by_hand(logits: list[float], temperature: float, top_k: int | None, top_p: float | None):
+    """Token ids and probabilities, by loops."""
+    top = max(logits)
+    weights = [math.exp((x - top) / temperature) for x in logits]
+    ranked = sorted(range(len(logits)), key=lambda i: -weights[i])[:top_k]
+    total = sum(weights[i] for i in ranked)
+    kept, before = {}, 0.0
+    for i in ranked:
+        if top_p is not None and before > top_p:
+            break
+        kept[i] = weights[i]
+        before += weights[i] / total
+    return {i: weight / sum(kept.values()) for i, weight in kept.items()}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.integers(-200, 200).map(lambda n: n / 10), min_size=1, max_size=30, unique=True),
+    st.floats(0.1, 5.0), st.none() | st.integers(1, 40), st.none() | st.floats(0, 1),
+)  # fmt: skip
+def test_candidates_are_those_of_the_loop(logits, temperature, top_k, top_p):
+    sampling = Sampling(temperature, top_k, top_p)
+    p, ids = sampling.candidates(torch.tensor(logits, dtype=torch.float64))
+    expected = by_hand(logits, temperature, top_k, top_p)
+    ours = dict(zip(ids.tolist(), p.tolist(), strict=True))
+    border = 1e-9  # a token so unlikely may fall on either side of the line
+    for i in ours.keys() | expected.keys():
+        assert ours.get(i, 0) == pytest.approx(expected.get(i, 0), abs=border)
+
+
+def test_top_p_keeps_the_token_that_crosses_the_line():
+    logits = torch.tensor([0.2, 0.5, 0.3]).log()
+    for top_p, kept in {0: [1], 0.4: [1], 0.6: [1, 2], 0.81: [1, 2, 0], 1: [1, 2, 0]}.items():
+        assert Sampling(1.0, None, top_p).candidates(logits)[1].tolist() == kept
+
+
+def test_draws_follow_the_probabilities():
+    logits = torch.tensor([0.1, 0.6, 0.3]).log()
+    random, sampling = torch.Generator().manual_seed(0), Sampling(1.0, None, None)
+    drawn = [sampling.choose(logits, random) for _ in range(4000)]
+    for i, p in enumerate((0.1, 0.6, 0.3)):
+        assert drawn.count(i) / 4000 == pytest.approx(p, abs=4 * math.sqrt(p * (1 - p) / 4000))
+
+
+@pytest.mark.parametrize("sampling", [
+    Sampling(0.0), Sampling(1.0, top_k=1), Sampling(1.0, top_p=0.0), Sampling(1e-30, None, None),
+    Sampling(5e-324, None, None),
+], ids=str)  # fmt: skip
+def test_greedy_in_every_way_it_can_be_said(sampling):
+    random = torch.Generator().manual_seed(0)
+    for seed in range(20):
+        logits = torch.randn(30, generator=torch.Generator().manual_seed(seed))
+        assert sampling.choose(logits, random) == int(logits.argmax())
+
+
+@pytest.mark.parametrize("change", [
+    {"temperature": -0.1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_k": 0},
+    {"top_p": -0.1}, {"top_p": 1.1}, {"top_p": math.nan},
+], ids=str)  # fmt: skip
+def test_impossible_settings_are_named(change):
+    with pytest.raises(ConfigError, match=next(iter(change))):
+        Sampling(**change)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_a_diverged_model_is_an_error(bad, temperature):
+    with pytest.raises(DataError, match="not finite"):
+        Sampling(temperature).choose(torch.tensor([0.0, bad, 1.0]), torch.Generator())
+
+
+def test_a_token_that_is_ruled_out_is_never_drawn():
+    logits = torch.tensor([0.0, -math.inf, 0.0])
+    random, sampling = torch.Generator().manual_seed(0), Sampling(1.0, None, None)
+    assert {sampling.choose(logits, random) for _ in range(100)} == {0, 2}

@@ -1,0 +1,96 @@
+"""The chunked loss against F.cross_entropy on the full table of logits."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from minillama.model import loss
+from minillama.model.loss import linear_cross_entropy
+
+LIMIT = {torch.float32: 1e-5, torch.float64: 1e-13, torch.bfloat16: 2e-2}
+
+
+def example(positions: int, dtype: torch.dtype, ignored: int = 0, seed: int = 0) -> list[Tensor]:
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(positions, 12, generator=random).to(dtype)
+    weight = torch.randn(50, 12, generator=random).to(dtype)
+    targets = torch.randint(50, (positions,), generator=random)
+    targets[torch.randperm(positions, generator=random)[:ignored]] = -100
+    return [x, weight, targets]
+
+
+def full(x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return F.cross_entropy(x.to(wide) @ weight.to(wide).T, targets, ignore_index=ignore_index)
+
+
+def value_and_gradients(function, x, weight, targets, **options) -> list[Tensor]:
+    x, weight = x.clone().requires_grad_(), weight.clone().requires_grad_()
+    value = function(x, weight, targets, **options)
+    (3 * value).backward()  # a factor from above must reach the gradients
+    return [value, x.grad, weight.grad]
+
+
+def assert_equal(inputs: list[Tensor], **options) -> None:
+    ours = value_and_gradients(linear_cross_entropy, *inputs, **options)
+    expected = value_and_gradients(full, *inputs, **options)
+    for a, b in zip(ours, expected, strict=True):
+        assert a.dtype == b.dtype
+        assert (a - b).abs().max() <= LIMIT[inputs[0].dtype] * b.abs().max()
+
+
+@pytest.mark.parametrize("rows", [16, 17, 40, 64, 1000])
+@pytest.mark.parametrize("dtype", LIMIT, ids=str)
+def test_every_chunking_gives_the_same(monkeypatch, rows, dtype):
+    monkeypatch.setattr(loss, "CHUNK_BYTES", rows * 4 * 50)
+    assert_equal(example(64, dtype))
+    assert_equal(example(65, dtype, ignored=20))
+
+
+def test_sixteen_bit_logits_are_summed_in_thirty_two():
+    x, weight, targets = example(200, torch.bfloat16)
+    expected = F.cross_entropy((x @ weight.T).float(), targets)
+    assert abs(linear_cross_entropy(x, weight, targets) - expected) < 1e-6 * expected
+
+
+def test_the_default_chunk():
+    assert_equal(example(300, torch.float32, ignored=1))
+
+
+def test_another_ignore_index(monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 1)
+    x, weight, targets = example(40, torch.float64)
+    assert (targets == 30).any()
+    assert_equal([x, weight, targets], ignore_index=30)
+
+
+def test_nothing_counted_is_zero_and_moves_nothing():
+    x, weight, targets = example(20, torch.float32, ignored=20)
+    value, *gradients = value_and_gradients(linear_cross_entropy, x, weight, targets)
+    assert value == 0
+    assert all(torch.equal(g, torch.zeros_like(g)) for g in gradients)
+
+
+def test_large_logits_do_not_overflow():
+    x, weight, targets = example(20, torch.float32)
+    assert_equal([1e4 * x, weight, targets])
+
+
+def test_without_gradients():
+    with torch.no_grad():
+        ours = linear_cross_entropy(*example(33, torch.float64, ignored=3))
+    assert abs(ours - full(*example(33, torch.float64, ignored=3))) < 1e-12
+    assert not ours.requires_grad
+
+
+def test_only_the_needed_logits_exist(monkeypatch):
+    """No tensor has a row of logits for every position."""
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 1)
+    x, weight, targets = example(160, torch.float32)
+    sizes = []
+    real = torch.log_softmax
+    monkeypatch.setattr(torch, "log_softmax",
+                        lambda t, dim: (sizes.append(t.shape), real(t, dim))[1])  # fmt: skip
+    value_and_gradients(linear_cross_entropy, x, weight, targets)
+    assert sizes == [(16, 50)] * 10

@@ -1,0 +1,75 @@
+"""A run killed with SIGKILL at any moment and started again is the run that was never killed."""
+
+import json
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from tiny import ROOT, python
+
+from minillama.train import checkpoint
+from minillama.train.log import read_metrics
+
+CLOCK = ("seconds", "tokens_per_s")
+
+
+def records(run):
+    """The metrics without what the clock says; floats as they were written."""
+    return [{k: v for k, v in record.items() if k not in CLOCK} for record in read_metrics(run)]
+
+
+def files(run):
+    """Names of everything in a run folder."""
+    return sorted(str(path.relative_to(run)) for path in run.rglob("*"))
+
+
+def assert_same_run(run, reference):
+    """Equal weights (bytes), optimizer state, losses, checkpoints; nothing half-made is left."""
+    assert records(run) == records(reference)
+    assert files(run) == files(reference)
+    for step in checkpoint.steps(reference):
+        a, b = checkpoint.folder(run, step), checkpoint.folder(reference, step)
+        for name in ("model.safetensors", "state.json"):
+            assert (a / name).read_bytes() == (b / name).read_bytes(), (run, step, name)
+        ours, theirs = (torch.load(p / "optimizer.pt", weights_only=True) for p in (a, b))
+        assert ours["param_groups"] == theirs["param_groups"]
+        for key, moments in theirs["state"].items():
+            assert all(torch.equal(ours["state"][key][m], moments[m]) for m in moments)
+
+
+def kill(corpus, runs, mode, seed=0, timeout=100):
+    """Run killing.py; its report on every kill."""
+    script = Path(__file__).with_name("killing.py")
+    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    done = python(str(script), str(corpus), str(runs), mode, str(seed), timeout=timeout,
+                  env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"})  # fmt: skip
+    assert not done.returncode, done.stderr[-3_000:]
+    report = json.loads(done.stdout)
+    for run in {entry["run"] for entry in report}:
+        assert_same_run(runs / run, runs / "reference")
+    return report
+
+
+def test_twenty_kills_change_nothing(tiny_corpus, tmp_path):
+    report = kill(tiny_corpus.folder, tmp_path / "runs", "20")
+    assert len(report) == 20
+    assert Counter(entry["kind"] for entry in report).keys() == {"writing", "operation", "time"}
+    assert sum(entry["half_written"] for entry in report) >= 3
+    assert len({tuple(entry["steps"]) for entry in report}) >= 3  # early and late
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_hundreds_of_kills(tiny_corpus, tmp_path, seed):
+    report = kill(tiny_corpus.folder, tmp_path / "runs", "150", seed, timeout=3_000)
+    assert len(report) == 150
+    assert sum(entry["half_written"] for entry in report) >= 25
+
+
+@pytest.mark.soak
+def test_a_kill_at_every_file_operation(tiny_corpus, tmp_path):
+    report = kill(tiny_corpus.folder, tmp_path / "runs", "every", timeout=3_000)
+    assert len(report) > 100
+    assert sum(entry["half_written"] for entry in report) > 20
