@@ -15,7 +15,7 @@ from minillama.analysis.samples import publish, write_samples
 from minillama.corpus.build import build
 from minillama.corpus.shards import open_corpus
 from minillama.corpus.sources import fetch
-from minillama.evaluate.ngram import ngram_bits_per_byte
+from minillama.evaluate.ngram import byte_ngram_bits_per_byte, ngram_bits_per_byte
 from minillama.evaluate.run import evaluate
 from minillama.files import read_json, write_json
 from minillama.train.config import load_preset
@@ -80,8 +80,11 @@ def stage(name: str, work: Callable[[], Any]) -> Any:
 
 
 def baseline(ladder: str, runs: Path) -> dict[str, Any]:
-    """Bits per byte of the 5-gram model, counted on all training text and on what the largest
-    model has read; kept in RUNS/LADDER-5gram.json."""
+    """Bits per byte of 5-gram models; kept in RUNS/LADDER-5gram.json.
+
+    Of bytes and of pieces, counted on all training text; and of pieces, counted on no more than
+    the largest model has read.
+    """
     config = load_preset(f"{ladder}-{RUNGS[-1]}")
     corpus = open_corpus(config.corpus)
     path, data = runs / f"{ladder}-5gram.json", fingerprint(corpus)
@@ -90,6 +93,7 @@ def baseline(ladder: str, runs: Path) -> dict[str, Any]:
     order = DataOrder(corpus, config.seq_len, config.batch_sequences, config.seed)
     told = {
         "data": data,
+        "bytes": byte_ngram_bits_per_byte(corpus, config.eval_tokens, config.seq_len),
         "all": ngram_bits_per_byte(corpus, config.eval_tokens, config.seq_len),
         "seen": ngram_bits_per_byte(
             corpus, config.eval_tokens, config.seq_len, seen=order, steps=config.total_steps
@@ -103,6 +107,7 @@ def summary(told: dict[str, Any], presets: list[str], runs: Path) -> str:
     """Validation bits per byte of every run and of the 5-gram model, by slice."""
     rows = {preset: read_metrics(runs / preset)[-1] for preset in presets}
     columns = {name: (row["valid_bpb"], row["valid_bpb_by_slice"]) for name, row in rows.items()}
+    columns["5-gram of bytes"] = (told["bytes"]["bpb"], told["bytes"]["bpb_by_slice"])
     columns["5-gram, all text"] = (told["all"]["bpb"], told["all"]["bpb_by_slice"])
     columns["5-gram, text read"] = (told["seen"]["bpb"], told["seen"]["bpb_by_slice"])
     slices = list(told["all"]["bpb_by_slice"])

@@ -8,12 +8,12 @@ from minillama.generate.engine import generate
 from minillama.train.checkpoint import load_model
 
 PROMPTS = {
-    "play": "ROMEO.\n",
-    "scripture": "And the LORD said unto",
-    "Wikipedia": "The history of the city",
-    "Python": "class Query:\n    def __init__(self",
+    "play": "ROMEO.\nO, speak to me, sweet lady, ere I go!\n\nJULIET.\n",
+    "scripture": "7 And the LORD said unto him, Go forth, and speak unto the people.\n8 And",
+    "Wikipedia": "He was a Greek philosopher who lived in the 4th century BC. He was born in the",
+    "Python": "class Query:\n    def __init__(self, name):\n        self.name = name\n\n    def",
 }
-"""How each kind of text begins."""
+"""How each kind of text begins, in our own words."""
 MAX_NEW_TOKENS, TEMPERATURE, SEED = 160, 0.7, 1
 
 

@@ -12,6 +12,7 @@ of three values for counts of 1, 2, and 3 or more, and gamma(h) is the mass that
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -151,3 +152,34 @@ def ngram_bits_per_byte(
     scored on. Arguments as in ``score`` and ``training_tokens``."""
     model = NGram(training_tokens(corpus, seen, steps), corpus.vocab_size, order)
     return score(corpus, model.log_prob, max_tokens, seq_len)
+
+
+def byte_symbols(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """The bytes that pieces stand for, each plus 2, with 1 for <s>: ``(bytes,)`` uint16."""
+    spelled = [np.frombuffer(b, np.uint8).astype(np.uint16) + 2 for b in tokenizer.piece_bytes]
+    spelled[Tokenizer.bos_id] = np.array([Tokenizer.bos_id], np.uint16)
+    sizes = np.array([len(symbols) for symbols in spelled])
+    begins = np.cumsum(sizes) - sizes  # of each piece in the concatenation
+    ends = np.cumsum(sizes[ids])
+    shift = np.repeat(begins[ids] - ends + sizes[ids], sizes[ids])
+    return np.concatenate(spelled)[np.arange(len(shift)) + shift]
+
+
+def byte_ngram_bits_per_byte(
+    corpus: Corpus, max_tokens: int, seq_len: int, order: int = 5
+) -> dict[str, Any]:
+    """As ``ngram_bits_per_byte`` on all training text, with n-grams of bytes, not of pieces."""
+    tokenizer = corpus.tokenizer()
+    model = NGram(byte_symbols(training_tokens(corpus), tokenizer), 258, order)
+
+    def log_prob(parts: list[np.ndarray]) -> float:
+        total = 0.0
+        for part in parts:  # its first piece is context only
+            symbols, n_context = (
+                byte_symbols(part, tokenizer),
+                len(byte_symbols(part[:1], tokenizer)),
+            )
+            total += np.log(model.probabilities(symbols)[n_context - 1 :]).sum()
+        return float(total)
+
+    return score(corpus, log_prob, max_tokens, seq_len)

@@ -8,7 +8,13 @@ import pytest
 
 from minillama.corpus.shards import open_corpus
 from minillama.errors import ConfigError
-from minillama.evaluate.ngram import NGram, ngram_bits_per_byte, training_tokens
+from minillama.evaluate.ngram import (
+    NGram,
+    byte_ngram_bits_per_byte,
+    byte_symbols,
+    ngram_bits_per_byte,
+    training_tokens,
+)
 from minillama.evaluate.perplexity import windows
 from minillama.train.order import DataOrder
 
@@ -153,3 +159,29 @@ def test_bits_per_byte_against_a_loop(corpus):
 def test_three_pieces_beat_one_on_the_corpus(corpus):
     bpb = [ngram_bits_per_byte(corpus, 2_000, 16, order)["bpb"] for order in (1, 3)]
     assert bpb[1] < 0.8 * bpb[0]
+
+
+def test_bytes_of_documents(corpus):
+    """Spelling documents out gives <s> and then the text's own bytes."""
+    tokenizer, file = corpus.tokenizer(), corpus.train["books"]
+    ids = np.concatenate([file.document(i) for i in range(3)])
+    symbols = byte_symbols(ids, tokenizer)
+    texts = [" " + tokenizer.decode(file.document(i).tolist()) for i in range(3)]
+    assert symbols.tolist() == [s for t in texts for s in (1, *(b + 2 for b in t.encode()))]
+
+
+def test_byte_model_against_a_loop(corpus):
+    result = byte_ngram_bits_per_byte(corpus, max_tokens=300, seq_len=16, order=3)
+    tokenizer = corpus.tokenizer()
+    model = NGram(byte_symbols(training_tokens(corpus), tokenizer), 258, order=3)
+    for name in corpus.slices:
+        bits, size = 0.0, 0
+        for part in windows(corpus.valid[name], 16, 300):
+            spelled = [byte_symbols(part[i : i + 1], tokenizer) for i in range(len(part))]
+            for i in range(1, len(part)):
+                before = np.concatenate(spelled[:i])
+                for j in range(len(spelled[i])):
+                    history = np.concatenate([before, spelled[i][: j + 1]])[-3:]
+                    bits -= np.log2(model.probabilities(history)[-1])
+                    size += 1
+        assert result["bpb_by_slice"][name] == pytest.approx(bits / size)
