@@ -43,7 +43,7 @@ RC = {
     "axes.grid": True, "grid.color": "#e6e6e6", "grid.linewidth": 0.6, "axes.axisbelow": True,
     "svg.hashsalt": "minillama",
 }  # fmt: skip
-WINDOW = 0.02
+WINDOW = 0.04
 """Smoothing window: this share of the longest run's tokens."""
 TRANSIENT = 0.05
 """The frame of Figure 1 is set by the curves after this share of the longest run."""
@@ -191,7 +191,7 @@ def loss_rows(run: Run, window_tokens: float) -> list[dict[str, Any]]:
 def draw_loss(axes: Axes, run: Run, tokens: np.ndarray, mean: np.ndarray) -> None:
     """The curve as it was logged, faint, and its moving mean, with a marker at the end."""
     color, marker = run.style["color"], run.style["marker"]
-    axes.plot(tokens, run.column("loss"), color=color, alpha=0.18, linewidth=0.5, zorder=2)
+    axes.plot(tokens, run.column("loss"), color=color, alpha=0.1, linewidth=0.5, zorder=2)
     axes.plot(tokens, mean, color=color, linestyle=run.style["linestyle"], linewidth=1.6,
               path_effects=[HALO], zorder=3)  # fmt: skip
     axes.plot(tokens[-1], mean[-1], color=color, marker=marker, markersize=5, clip_on=False,
