@@ -19,7 +19,7 @@ setup: $(STAMP)
 
 $(STAMP): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("minillama needs Python 3.11 or newer; this is %s: set PYTHON=python3.11" % sys.version.split()[0])'
-	@test -x $(PY) || $(PYTHON) -m venv .venv
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
 	$(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt setuptools wheel
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -c .ci/constraints.txt -e '.[dev]'
 	@touch $(STAMP)
@@ -29,7 +29,7 @@ reproduce: setup
 
 corpus: setup
 	$(PY) -m minillama data fetch
-	$(PY) -m minillama data build
+	$(PY) -m minillama data build --own-share 0
 
 test: corpus
 	$(PY) -m pytest tests --nbval notebooks

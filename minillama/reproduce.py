@@ -4,7 +4,6 @@ Every stage skips what is done and goes on where it was stopped, so the command 
 at any moment and run again.
 """
 
-import resource
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -45,11 +44,8 @@ def reproduce(
     """
     began = time.monotonic()
     presets = [f"{ladder}-{rung}" for rung in RUNGS]
-    first = load_preset(presets[0])
     stage("1 fetch", fetch)
-    name = Path(first.corpus).name
-    vocab_size = first.model.vocab_size
-    print(stage("2 build", lambda: build(name=name, vocab_size=vocab_size, budget=first.tokens)))
+    print(stage("2 build", lambda: corpus(ladder)))
     for preset in presets:
         config = load_preset(preset)
         stage(f"3 train {preset}", lambda config=config: train(config))
@@ -60,14 +56,20 @@ def reproduce(
             lambda preset=preset: evaluate(runs / preset, TASKS, QUESTIONS, checkpoints="all"),
         )
         print(table)
-    print(stage("6 figures", lambda: figures(runs=runs, ladder=ladder, out=out)))
-    print(stage("7 samples", lambda: write_samples(runs / presets[-1])))
+    drawn = out / "figure2_benchmarks.json"  # the last file that figures() writes
+    logs = [path for preset in presets for path in (runs / preset).rglob("*.json*")]
+    if newer(drawn, [path for path in logs if path.name != "samples.json"]):
+        print(f"=== 6 figures: {out} is up to date")
+    else:
+        print(stage("6 figures", lambda: figures(runs=runs, ladder=ladder, out=out)))
+    if newer(runs / presets[-1] / "samples.json", [runs / presets[-1] / "metrics.jsonl"]):
+        print(f"=== 7 samples: {runs / presets[-1] / 'samples.json'} is up to date")
+    else:
+        print(stage("7 samples", lambda: write_samples(runs / presets[-1])))
     print(summary(told, presets, runs))
     if publish_logs:
         publish(runs, presets, ladder)
-    who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    peak = sum(resource.getrusage(w).ru_maxrss for w in who) * 1024 / 2**30  # at most
-    print(f"done in {(time.monotonic() - began) / 60:.1f} min; peak memory at most {peak:.2f} GiB")
+    print(f"done in {(time.monotonic() - began) / 60:.1f} min")
 
 
 def stage(name: str, work: Callable[[], Any]) -> Any:
@@ -79,6 +81,20 @@ def stage(name: str, work: Callable[[], Any]) -> Any:
     return result
 
 
+def newer(made: Path, inputs: list[Path]) -> bool:
+    """Whether a file exists and is no older than what it is made from."""
+    return made.exists() and all(made.stat().st_mtime >= path.stat().st_mtime for path in inputs)
+
+
+def corpus(ladder: str) -> str:
+    """Build the corpus of a ladder, without texts of the user's own; returns Table 1."""
+    largest = load_preset(f"{ladder}-{RUNGS[-1]}")
+    return build(
+        name=Path(largest.corpus).name, vocab_size=largest.model.vocab_size, own_share=0,
+        budget=largest.tokens,
+    )  # fmt: skip
+
+
 def baseline(ladder: str, runs: Path) -> dict[str, Any]:
     """Bits per byte of 5-gram models; kept in RUNS/LADDER-5gram.json.
 
@@ -86,17 +102,17 @@ def baseline(ladder: str, runs: Path) -> dict[str, Any]:
     the largest model has read.
     """
     config = load_preset(f"{ladder}-{RUNGS[-1]}")
-    corpus = open_corpus(config.corpus)
-    path, data = runs / f"{ladder}-5gram.json", fingerprint(corpus)
+    text = open_corpus(config.corpus)
+    path, data = runs / f"{ladder}-5gram.json", fingerprint(text)
     if path.exists() and (told := read_json(path))["data"] == data:
         return told
-    order = DataOrder(corpus, config.seq_len, config.batch_sequences, config.seed)
+    order = DataOrder(text, config.seq_len, config.batch_sequences, config.seed)
     told = {
         "data": data,
-        "bytes": byte_ngram_bits_per_byte(corpus, config.eval_tokens, config.seq_len),
-        "all": ngram_bits_per_byte(corpus, config.eval_tokens, config.seq_len),
+        "bytes": byte_ngram_bits_per_byte(text, config.eval_tokens, config.seq_len),
+        "all": ngram_bits_per_byte(text, config.eval_tokens, config.seq_len),
         "seen": ngram_bits_per_byte(
-            corpus, config.eval_tokens, config.seq_len, seen=order, steps=config.total_steps
+            text, config.eval_tokens, config.seq_len, seen=order, steps=config.total_steps
         ),
     }
     write_json(path, told)

@@ -158,7 +158,9 @@ def test_damaged_tokenizer_is_named(shop: Shop, damage: Damage) -> None:
 
 def test_no_corpus(shop: Shop) -> None:
     line = shop.fails("train", "--config", shop.config, "--corpus", shop.folder / "none")
-    assert f"{shop.folder / 'none'} holds no corpus. Run `minillama data build`." in line
+    assert (
+        f"{shop.folder / 'none'} holds no corpus. Run `minillama data build --name none`." in line
+    )
 
 
 def test_empty_corpus(shop: Shop) -> None:

@@ -8,6 +8,7 @@ readers, ordered from light to dark, so that a grey print tells them apart too.
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -78,7 +79,7 @@ class Run:
 
     @cached_property
     def evaluations(self) -> list[dict[str, Any]]:
-        """What ``minillama evaluate`` has written, in step order.
+        """What ``minillama evaluate`` has written, with whatever limit, in step order.
 
         Left out is what was measured on an earlier training in the same folder.
         """
@@ -238,9 +239,10 @@ def benchmarks(runs: Sequence[Run]) -> tuple[Figure, list[dict[str, Any]]]:
     """Figure 2: benchmarks during training. Returns the figure and a row for each point.
 
     One column for each benchmark; rows: accuracy over tokens, accuracy over validation perplexity,
-    and bits per byte of the right answers over perplexity.
+    and bits per byte of the right answers over perplexity. All runs were asked the same questions.
     """
-    rows = [row for run in runs for row in benchmark_rows(run)]
+    limit = common_limit(runs)
+    rows = [row for run in runs for row in benchmark_rows(run, limit)]
     if not rows:
         commands = ", ".join(f"`minillama evaluate {run.folder} --checkpoints all`" for run in runs)
         raise DataError("no run has been evaluated, so there is no Figure 2", f"run {commands}")
@@ -272,14 +274,29 @@ def key(figure: Figure, runs: Sequence[Run], columns: int) -> None:
                            handletextpad=0.4, columnspacing=1.2)  # fmt: skip
 
 
-def benchmark_rows(run: Run) -> list[dict[str, Any]]:
-    """What Figure 2 draws of a run: a row for each checkpoint and task."""
+def common_limit(runs: Sequence[Run]) -> int | None:
+    """How many questions per benchmark (None: all) the evaluations that Figure 2 draws were asked.
+
+    The number that most runs share; of those, the one with the most checkpoints; then the largest.
+    """
+    asked = [Counter(record["settings"]["limit"] for record in run.evaluations) for run in runs]
+
+    def rank(limit: int | None) -> tuple[int, int, float]:
+        counts = [limits[limit] for limits in asked if limit in limits]
+        return len(counts), sum(counts), math.inf if limit is None else limit
+
+    return max(set().union(*asked), key=rank, default=None)
+
+
+def benchmark_rows(run: Run, limit: int | None) -> list[dict[str, Any]]:
+    """What Figure 2 draws of a run: a row for each task and checkpoint scored with ``limit``."""
     return [
         {"run": run.folder.name, "parameters": run.config.model.num_parameters(),
          "step": record["step"], "tokens": record["tokens"], "perplexity": record["perplexity"],
          "task": name, "accuracy": result["accuracy"], "se": result["se"],
          "chance": result["chance"], "n": result["n"], "gold_bpb": result["gold_bpb"]}
         for record in run.evaluations
+        if record["settings"]["limit"] == limit
         for name, result in record["tasks"].items()
     ]  # fmt: skip
 

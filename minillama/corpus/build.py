@@ -7,7 +7,6 @@ a corpus without it is not there. A corpus of the same sources and settings is n
 import hashlib
 import inspect
 import json
-import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -24,7 +23,7 @@ from minillama.corpus.mixture import OWN_SLICE, epochs, mixture
 from minillama.corpus.own import OWN_FOLDER, own_documents
 from minillama.corpus.shards import TokenFile, open_corpus, read_documents, write_tokens
 from minillama.corpus.sources import DOWNLOADS, SOURCES, SliceSpec, Source, load_sources
-from minillama.errors import DataError, nearest
+from minillama.errors import ConfigError, DataError, nearest
 from minillama.files import atomic_path, read_json, remove, sha256, write_json
 from minillama.paper import TABLE1
 from minillama.tokenizer import Tokenizer, train_tokenizer
@@ -137,7 +136,7 @@ def build(
     vocab_size: int = 1024,
     slice_mb: float = 10.0,
     own_share: float = 0.1,
-    budget: int = 4_000_000,
+    budget: int = 6_440_000,
     data: Path = Path("data"),
     sources: Path = SOURCES,
     downloads: Path = DOWNLOADS,
@@ -149,7 +148,7 @@ def build(
         name: the corpus's folder.
         vocab_size: pieces of the tokenizer; the paper has 32,000.
         slice_mb: at most so many megabytes of text a slice.
-        own_share: share of the mixture for texts added with `minillama data add`.
+        own_share: share of the mixture for texts added with `minillama data add`; 0: without them.
         budget: training tokens for which the table states the epochs.
         data: the data folder.
         sources: the list of packages.
@@ -157,19 +156,25 @@ def build(
         workers: processes.
 
     Raises:
+        ConfigError: a setting is out of range.
         DataError: a package is missing or altered, or there is no text at all.
     """
-    folder = data / "corpus" / name
-    wanted = fingerprint(sources, data, slice_mb, vocab_size, own_share)
+    _check(name, vocab_size, slice_mb, own_share, workers)
+    folder, own = data / "corpus" / name, data / OWN_FOLDER
+    if not own_share or not own.exists():
+        own, own_share = None, 0.0
+    wanted = fingerprint(sources, own, slice_mb, vocab_size, own_share)
     if (folder / "manifest.json").exists():
         manifest = read_json(folder / "manifest.json")
         if manifest.get("fingerprint") == wanted:
             open_corpus(folder)
             return table1(manifest, budget)
+    for source in load_sources(sources):
+        source.find(downloads)  # complain before the old corpus goes
     (folder / "manifest.json").unlink(missing_ok=True)  # first: what is left is no corpus
     remove(folder)  # of other sources or settings
-    tallies = build_text(folder, sources, downloads, data / OWN_FOLDER, slice_mb, workers)
-    weights = mixture(tallies, own_share)
+    tallies = build_text(folder, sources, downloads, own, slice_mb, workers)
+    weights = mixture(tallies, own_share) if own else mixture(tallies)
     tokenizer_path = folder / "tokenizer.model"
     tokenizer = train_tokenizer(sample(folder, weights), tokenizer_path, vocab_size)
     files = build_tokens(folder, list(weights), tokenizer, workers)
@@ -185,6 +190,17 @@ def build(
     return table1(manifest, budget)
 
 
+def _check(name: str, vocab_size: int, slice_mb: float, own_share: float, workers: int) -> None:
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise ConfigError(f"name = '{name}' is no folder name", "use letters and digits")
+    if vocab_size < 300:
+        raise ConfigError(f"vocab_size = {vocab_size}", "256 pieces are bytes: take 300 or more")
+    if slice_mb <= 0 or workers < 1:
+        raise ConfigError("slice_mb and workers must be above 0")
+    if not 0 <= own_share < 1:
+        raise ConfigError(f"own_share = {own_share}", "choose a fraction from 0 to below 1")
+
+
 def _sizes(files: dict[str, TokenFile]) -> dict[str, Any]:
     return {
         split: {"documents": f.n_documents, "bytes": f.n_bytes, "tokens": f.tokens}
@@ -192,26 +208,26 @@ def _sizes(files: dict[str, TokenFile]) -> dict[str, Any]:
     }
 
 
-def fingerprint(sources: Path, data: Path, *settings: float) -> str:
-    """What the corpus depends on: packages, the user's texts, the settings, the cleaning code."""
+def fingerprint(sources: Path, own: Path | None, *settings: float) -> str:
+    """What the corpus depends on: packages, the user's texts, the settings, the code."""
     digest = hashlib.sha256(repr([load_sources(sources), settings]).encode())
-    for module in (books, c4, github, stackexchange, web, wikipedia):
-        digest.update(inspect.getsource(module).encode())
-    for path in sorted((data / OWN_FOLDER).rglob("*.txt")):
+    modules = (books, c4, github, stackexchange, web, wikipedia)
+    parts = (Document, deduplicate, cap, split, unique_lines, mixture, sample, train_tokenizer)
+    for code in (*modules, *parts):
+        digest.update(inspect.getsource(code).encode())
+    for path in sorted(own.rglob("*.txt")) if own else ():
         if path.is_file():
-            digest.update(f"{path.relative_to(data)} {sha256(path)}".encode())
+            digest.update(f"{path.relative_to(own)} {sha256(path)}".encode())
     return digest.hexdigest()
 
 
 def build_text(
-    folder: Path, sources: Path, downloads: Path, own: Path, slice_mb: float, workers: int
+    folder: Path, sources: Path, downloads: Path, own: Path | None, slice_mb: float, workers: int
 ) -> dict[str, Tally]:
     """Stage one: text/<slice>.<split>.jsonl for every slice that has text."""
     jobs = [(s, spec, downloads) for s in load_sources(sources) for spec in s.slices]
     documents: dict[str, list[Document]] = {}
     tallies: dict[str, Tally] = {}
-    for source, _, _ in jobs:
-        source.find(downloads)  # complain before work begins
     with ProcessPoolExecutor(workers) as pool:
         results = pool.map(read_source, *zip(*jobs, strict=True)) if jobs else iter(())
         names = [spec.slice for _, spec, _ in jobs]
@@ -219,8 +235,10 @@ def build_text(
         for slice_name, (found, tally) in zip(names, bar, strict=True):
             documents.setdefault(slice_name, []).extend(found)
             tallies.setdefault(slice_name, Tally()).add(tally)
-    if own.exists():
-        documents[OWN_SLICE], tallies[OWN_SLICE] = own_documents(own), Tally()
+    if own:
+        documents[OWN_SLICE] = own_documents(own)
+        size = sum(len(d.text.encode()) for d in documents[OWN_SLICE])
+        tallies[OWN_SLICE] = Tally(len(documents[OWN_SLICE]), size)
     seen: set[str] = set()
     for slice_name, found in documents.items():
         tally = tallies[slice_name]
@@ -230,6 +248,9 @@ def build_text(
             parts = unique_lines(parts, tally)
         for split_name, part in parts.items():
             write_documents(folder / "text" / f"{slice_name}.{split_name}.jsonl", part)
+        if slice_name == OWN_SLICE and found and not parts["train"]:
+            what = f"no text of yours could be kept ({tally.dropped})"
+            raise DataError(what, "add more texts, split large files, or raise --slice-mb")
         if not parts["train"]:
             del tallies[slice_name]
     if not tallies:
@@ -349,8 +370,3 @@ def trace(
         f"{record['source']}  {record['path']}\n"
         f"document {number} ({record['id']}), token {offset - begin}: {near!r}"
     )
-
-
-def worker_count() -> int:
-    """As many processes as this one may use cores."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -64,4 +64,7 @@ def add_texts(folder: Positional[Path], data: Path = Path("data")) -> str:
         added += 1
     if not added:
         raise DataError(f"{folder} holds no readable .txt file", "texts must be UTF-8")
-    return f"added {added} texts; `minillama data build` includes them as the slice {OWN_SLICE}"
+    return (
+        f"added {added} texts; `minillama data build --name mine` makes a corpus with them in it, "
+        f"as the slice {OWN_SLICE}"
+    )

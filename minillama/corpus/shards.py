@@ -173,7 +173,9 @@ def open_corpus(folder: str | Path, verify: bool = True) -> Corpus:
     """
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
-        raise DataError(f"{folder} holds no corpus", "run `minillama data build`")
+        raise DataError(
+            f"{folder} holds no corpus", f"run `minillama data build --name {folder.name}`"
+        )
     manifest = read_json(folder / "manifest.json")
     try:
         weights = {name: float(weight) for name, weight in manifest["weights"].items()}

@@ -22,6 +22,9 @@ from minillama.evaluate.perplexity import score
 from minillama.tokenizer import Tokenizer
 from minillama.train.order import DataOrder
 
+BORDER = Tokenizer.unk_id
+"""An id that stands in no text: no n-gram holds it."""
+
 
 @dataclass(frozen=True)
 class Level:
@@ -88,8 +91,10 @@ class NGram:
         """The distinct n-grams inside documents and how often each occurs."""
         grams = self._pack(tokens, n)
         inside = np.ones(len(grams), dtype=bool)
-        for i in range(1, n):  # <s> only ever begins an n-gram
-            inside &= tokens[i : i + len(grams)] != Tokenizer.bos_id
+        for i in range(n):
+            inside &= tokens[i : i + len(grams)] != BORDER
+            if i:  # <s> only ever begins an n-gram
+                inside &= tokens[i : i + len(grams)] != Tokenizer.bos_id
         return np.unique(grams[inside], return_counts=True)
 
     def _level(self, n: int, raw: list[tuple[np.ndarray, np.ndarray]]) -> Level:
@@ -138,9 +143,8 @@ def training_tokens(corpus: Corpus, seen: DataOrder | None = None, steps: int = 
         pieces = [f.document(i) for f in files for i in range(f.n_documents)]
         return np.concatenate(pieces).astype(np.int64)
     windows = [seen.batch(step)[:, :-1] for step in range(steps)]
-    # A window may begin inside a document: <s> keeps its n-grams apart from the window before.
-    bos = Tokenizer.bos_id
-    marked = [np.pad(w.numpy(), ((0, 0), (1, 0)), constant_values=bos) for w in windows]
+    # A window may begin inside a document: a border keeps its n-grams apart from the one before.
+    marked = [np.pad(w.numpy(), ((0, 0), (1, 0)), constant_values=BORDER) for w in windows]
     return np.concatenate([rows.ravel() for rows in marked])
 
 

@@ -1,7 +1,8 @@
 """``minillama evaluate``: the benchmarks on the checkpoints of a run.
 
 RUN/evaluations/step-NNNNNNNN.json holds the results of one checkpoint, what they were measured
-with, and the validation loss that training logged at that step, which Figure 2 needs.
+with, and the validation loss that training logged at that step, which Figure 2 needs. Results on
+some of the questions lie beside those on all, in step-NNNNNNNN.limit-300.json.
 """
 
 import math
@@ -102,9 +103,10 @@ def thin(steps: list[int], most: int) -> list[int]:
     return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
 
 
-def record_path(run: Path, step: int) -> Path:
-    """Where the results of a checkpoint are kept."""
-    return run / "evaluations" / f"step-{step:08d}.json"
+def record_path(run: Path, step: int, limit: int | None) -> Path:
+    """Where the results of a checkpoint on at most ``limit`` questions each are kept."""
+    asked = "" if limit is None else f".limit-{limit}"
+    return run / "evaluations" / f"step-{step:08d}{asked}.json"
 
 
 def open_record(
@@ -123,7 +125,7 @@ def open_record(
         "settings": settings | {"model_sha256": manifest["model.safetensors"]},
         "tasks": {},
     }
-    path = record_path(run, step)
+    path = record_path(run, step, settings["limit"])
     known = read_json(path) if path.exists() else {}
     return known if known.get("settings") == fresh["settings"] else fresh
 
@@ -156,7 +158,7 @@ def score_missing(
                 values = score_questions(model, encoded[task])
                 records[step]["tasks"][task.name] = summarise(questions[task], values)
                 bar.update(len(values))
-            write_json(record_path(run, step), records[step])
+            write_json(record_path(run, step, records[step]["settings"]["limit"]), records[step])
 
 
 def score_questions(model: Llama, encoded: Encoded) -> list[list[float]]:

@@ -61,4 +61,6 @@ def linear_cross_entropy(
         targets: ``(positions,)`` int64.
         ignore_index: targets with this value are not counted.
     """
+    if not torch.is_grad_enabled():  # else the function would compute gradients that nobody reads
+        x, weight = x.detach(), weight.detach()
     return _LinearCrossEntropy.apply(x, weight, targets, ignore_index)

@@ -56,7 +56,7 @@ def save(
             write_json(aside / "manifest.json", sums)
     except (OSError, RuntimeError, SafetensorError) as error:
         reason = str(error).split("\n")[0]
-        full = getattr(error, "errno", None) == errno.ENOSPC or "space" in reason.lower()
+        full = getattr(error, "errno", None) == errno.ENOSPC or "no space left" in reason.lower()
         last = steps(run)
         kept = f"the checkpoint of step {last[-1]} is intact" if last else "none was written before"
         raise CheckpointError(
@@ -123,7 +123,9 @@ def restore(run: Path, step: int, model: Llama, optimizer: torch.optim.Optimizer
     """
     where = folder(run, step)
     load_weights(model, where / "model.safetensors")
-    optimizer.load_state_dict(torch.load(where / "optimizer.pt", weights_only=True))
+    optimizer.load_state_dict(
+        torch.load(where / "optimizer.pt", map_location="cpu", weights_only=True)
+    )
 
 
 def load_weights(model: Llama, path: Path) -> None:

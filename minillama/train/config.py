@@ -78,7 +78,7 @@ class TrainConfig:
             )
         if self.total_steps < 1:
             raise ConfigError(f"tokens = {self.tokens} is less than one batch", "raise tokens")
-        if not self.name or Path(self.name).name != self.name:
+        if self.name in ("", ".", "..") or Path(self.name).name != self.name:
             raise ConfigError(f"name = '{self.name}' is no folder name", "use letters and digits")
 
     @property

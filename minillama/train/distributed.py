@@ -42,12 +42,14 @@ def join_world(device: str) -> World:
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device = cuda, but torch sees no GPU", "use --device cpu")
     size = int(os.environ.get("WORLD_SIZE", "1"))
+    place = torch.device(device)
     if device == "cuda":
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        place = torch.device(device, int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(place)
     if size == 1:
-        return World(0, 1, torch.device(device))
+        return World(0, 1, place)
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
-    return World(dist.get_rank(), size, torch.device(device))
+    return World(dist.get_rank(), size, place)
 
 
 def leave_world() -> None:

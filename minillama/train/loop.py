@@ -162,7 +162,7 @@ def wrap(model: Llama, config: TrainConfig, world: World) -> nn.Module:
     module: nn.Module = torch.compile(model) if config.compile else model
     if world.size == 1:
         return module
-    ids = [world.device.index or 0] if world.device.type == "cuda" else None
+    ids = [world.device.index] if world.device.type == "cuda" else None
     return DistributedDataParallel(module, device_ids=ids)
 
 

@@ -35,9 +35,12 @@ class OptimizerConfig:
         for name, value in positive.items():
             if not value > 0:
                 raise ConfigError(f"optimizer.{name} = {value}", f"{name} must be above 0")
-        for name in ("beta1", "beta2", "final_lr_fraction"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"optimizer.{name} = {getattr(self, name)}", "it lies in [0, 1]")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"optimizer.{name} = {getattr(self, name)}", "it lies in [0, 1)")
+        if not 0 <= self.final_lr_fraction <= 1:
+            what = f"optimizer.final_lr_fraction = {self.final_lr_fraction}"
+            raise ConfigError(what, "it lies in [0, 1]")
         if self.warmup_steps < 0 or self.weight_decay < 0:
             raise ConfigError("warmup_steps and weight_decay must not be negative", "use 0 or more")
 

@@ -149,6 +149,43 @@ def test_one_step_of_each_run_is_enough(runs, tmp_path):
     assert len(rows) == 4 * 3  # the questions asked after step 1
 
 
+def add_limit(run, limit):
+    """The run's results once more, as if got with this limit; accuracy tells them apart."""
+    for path in list((run / "evaluations").glob("*.limit-6.json")):
+        told = json.loads(path.read_text())
+        told["settings"]["limit"] = limit
+        for result in told["tasks"].values():
+            result |= {"accuracy": 0.5, "n": limit or 12}
+        asked = "" if limit is None else f".limit-{limit}"
+        path.with_name(path.name.replace(".limit-6", asked)).write_text(json.dumps(told))
+
+
+@pytest.mark.parametrize(
+    "added, drawn",
+    [([9, 3], 9), ([9, None], None), ([3], 6), ([100, 20], 100)],
+)  # fmt: skip
+def test_all_runs_are_drawn_with_the_most_questions_that_all_were_asked(runs, added, drawn):
+    for limit in added:
+        for name in NAMES:
+            add_limit(runs / name, limit)
+    add_limit(runs / "nano-7b", 1000)  # of this run alone: left out
+    loaded = load_runs(runs, "nano")
+    _, rows = module.benchmarks(loaded)
+    assert module.common_limit(loaded) == drawn and len(rows) == 4 * 2 * 3
+    assert {row["n"] for row in rows} == {drawn or 12}
+
+
+def test_a_ladder_that_is_half_evaluated_is_drawn_with_one_limit(runs):
+    for name in NAMES:
+        add_limit(runs / name, None)
+    for name, gone in (("7b", "step-????????.json"), ("33b", "*"), ("65b", "*.limit-6.json")):
+        for path in list((runs / f"nano-{name}/evaluations").glob(gone)):
+            path.unlink()
+    _, rows = module.benchmarks(load_runs(runs, "nano"))
+    assert {row["run"] for row in rows} == {"nano-13b", "nano-65b"}
+    assert {row["n"] for row in rows} == {12}
+
+
 def test_results_of_an_earlier_training_are_left_out(runs):
     lines = read_metrics(runs / "nano-7b")
     lines[-1]["valid_loss"] += 0.25

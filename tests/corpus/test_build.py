@@ -387,3 +387,42 @@ def test_the_table_shows_the_paper_beside_the_corpus(tiny_corpus):
     assert f"{share * 10_000 / tokens:.2f} |" in rows["books"]
     assert rows["books"].split("|")[1].split() == ["4.5%", "2.23", "85", "GB"]
     assert "absent" in rows["arxiv"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("name", ""), ("name", ".."), ("name", "a/b"), ("name", "ABSOLUTE"), ("own_share", 1.0),
+     ("slice_mb", 0), ("vocab_size", 200), ("workers", 0)],
+)  # fmt: skip
+def test_settings_out_of_range_touch_nothing(tmp_path, setting, value):
+    corpus = make_corpus(tmp_path / "data")
+    kept = tmp_path / "precious"
+    kept.mkdir()
+    before = {p: p.read_bytes() for p in corpus.folder.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match=setting):
+        corpus.build(**{setting: str(kept) if value == "ABSOLUTE" else value})
+    assert kept.exists()
+    assert {p: p.read_bytes() for p in corpus.folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_build_without_the_users_own_texts(tmp_path):
+    corpus = make_corpus(tmp_path / "data")
+    manifest = (corpus.folder / "manifest.json").read_bytes()
+    own = corpus.data / "my-texts"
+    own.mkdir()
+    for i in range(4):
+        (own / f"{i}.txt").write_text(prose(900 + i))
+    corpus.build(own_share=0)
+    assert (corpus.folder / "manifest.json").read_bytes() == manifest  # nothing was done
+    corpus.build(own_share=0.2)
+    opened = open_corpus(corpus.folder)
+    assert opened.weights["mytexts"] == pytest.approx(0.2)
+    assert opened.manifest["slices"]["mytexts"]["documents_in"] == 4
+
+
+def test_own_texts_do_not_vanish_in_silence(tmp_path):
+    corpus = make_corpus(tmp_path / "data")
+    (corpus.data / "my-texts").mkdir()
+    (corpus.data / "my-texts" / "long.txt").write_text(prose(5, words=4_000))
+    with pytest.raises(DataError, match="no text of yours could be kept.*over the slice's limit"):
+        corpus.build(slice_mb=0.01)

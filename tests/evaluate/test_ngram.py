@@ -9,6 +9,7 @@ import pytest
 from minillama.corpus.shards import open_corpus
 from minillama.errors import ConfigError
 from minillama.evaluate.ngram import (
+    BORDER,
     NGram,
     byte_ngram_bits_per_byte,
     byte_symbols,
@@ -137,7 +138,7 @@ def test_only_training_documents_are_counted(corpus):
 def test_what_a_run_has_read(corpus):
     order = DataOrder(corpus, seq_len=16, batch_sequences=4, seed=0)
     tokens = training_tokens(corpus, order, steps=3).reshape(12, 17)
-    assert (tokens[:, 0] == BOS).all()
+    assert (tokens[:, 0] == BORDER).all()
     for step in range(3):
         batch = order.batch(step)[:, :-1].numpy()
         np.testing.assert_array_equal(tokens[4 * step : 4 * step + 4, 1:], batch)
@@ -185,3 +186,15 @@ def test_byte_model_against_a_loop(corpus):
                     bits -= np.log2(model.probabilities(history)[-1])
                     size += 1
         assert result["bpb_by_slice"][name] == pytest.approx(bits / size)
+
+
+def test_no_n_gram_crosses_a_border():
+    """Two texts with a border between them are counted as each on its own."""
+    apart = NGram(np.array([BORDER, 3, 4, 5, BORDER, 6, 7, 3]), VOCAB, order=2)
+    assert look_up_gram(apart, [4, 5]) and look_up_gram(apart, [6, 7])
+    assert not look_up_gram(apart, [5, 6]) and not look_up_gram(apart, [BORDER, 3])
+
+
+def look_up_gram(model, gram):
+    """Whether the highest level has counted these ids in a row."""
+    return int(model._pack(np.array(gram), len(gram))[0]) in model.levels[-1].grams.tolist()

