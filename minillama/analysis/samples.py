@@ -8,13 +8,15 @@ from minillama.generate.engine import generate
 from minillama.train.checkpoint import load_model
 
 PROMPTS = {
-    "play": "ROMEO.\nO, speak to me, sweet lady, ere I go!\n\nJULIET.\n",
+    "play": "SCENE II. A street.\n\n[Enter ROMEO and JULIET.]\n\nROMEO.\n"
+    "O, speak to me, sweet lady, ere I go!\n\nJULIET.\nMy lord, thou art",
     "scripture": "7 And the LORD said unto him, Go forth, and speak unto the people.\n8 And",
-    "Wikipedia": "He was a Greek philosopher who lived in the 4th century BC. He was born in the",
+    "Wikipedia": "Thales was a Greek philosopher and astronomer of the 6th century BC. He was born "
+    "in the city of Miletus, in Asia Minor, and is known as",
     "Python": "class Query:\n    def __init__(self, name):\n        self.name = name\n\n    def",
 }
 """How each kind of text begins, in our own words."""
-MAX_NEW_TOKENS, TEMPERATURE, SEED = 160, 0.7, 1
+MAX_NEW_TOKENS, TEMPERATURE, SEED = 160, 0.6, 0
 
 
 def write_samples(run: Path) -> str:
