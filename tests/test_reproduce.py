@@ -23,7 +23,7 @@ FIGURES = [f"{stem}.{kind}" for stem in ("figure1_loss_vs_tokens", "figure2_benc
 def preset(name):
     """In place of a preset: 12 steps, with a context that holds the prompts of the samples."""
     model = ModelConfig(dim=16, n_layers=1 + NAMES.index(name) // 2, n_heads=2, vocab_size=320,
-                        multiple_of=8, max_seq_len=128)  # fmt: skip
+                        multiple_of=8, max_seq_len=256)  # fmt: skip
     return tiny_config("data/corpus/nano", "runs", name=name, model=model, seed=NAMES.index(name))
 
 
