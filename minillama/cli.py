@@ -169,6 +169,35 @@ def generate(arguments: Sequence[str]) -> None:
     single("minillama generate", generate)(arguments)
 
 
+def convert(arguments: Sequence[str]) -> None:
+    """Write a model in the format of another project, or read it from one."""
+    from minillama.convert import formats
+    from minillama.train.checkpoint import load_model
+
+    def convert(
+        source: tyro.conf.Positional[Path],
+        to: formats.Format,
+        out: Path,
+        shards: int = 1,
+        max_seq_len: int = 2048,
+        step: int | None = None,
+    ) -> str:
+        """Write the model of a run, or of a folder in Meta's or Hugging Face's format, in another.
+
+        Args:
+            source: the run folder, or a folder with params.json or config.json.
+            to: the format.
+            out: the folder to write.
+            shards: 1, 2, 4 or 8 files, for Meta's format only.
+            max_seq_len: the context length, which Meta's format does not tell.
+            step: the checkpoint of a run; the last by default.
+        """
+        model, pieces = formats.load(source, max_seq_len) or load_model(source, step)
+        return f"wrote {formats.save(model, pieces, to, out, shards)}"
+
+    single("minillama convert", convert)(arguments)
+
+
 def plan(arguments: Sequence[str]) -> None:
     """Parameters, FLOP, memory and days of any model on any cluster (Section 2.4)."""
     from minillama.parallel.memory import plan
@@ -190,7 +219,8 @@ def reproduce(arguments: Sequence[str]) -> None:
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     verb.__name__: verb
-    for verb in (reproduce, data, tokenizer, train, evaluate, figures, generate, plan, bench)
+    for verb in (reproduce, data, tokenizer, train, evaluate, figures, generate, convert)
+    + (plan, bench)
 }
 
 

@@ -9,15 +9,22 @@ import operator
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from minillama.config import ModelConfig
-from minillama.errors import CheckpointError, ConfigError, DataError
-from minillama.files import atomic_path, read_json, write_json
-from minillama.model import Llama, rotary_table
+from minillama.convert.parts import (
+    MEND,
+    assemble,
+    blank,
+    check_vocabulary,
+    read_object,
+    read_tokenizer,
+)
+from minillama.errors import CheckpointError, ConfigError
+from minillama.files import atomic_path, write_json
+from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
 
 NAMES = {
@@ -96,8 +103,7 @@ def from_huggingface(state: dict[str, Tensor], config: ModelConfig) -> dict[str,
     # Old files also hold the rotary frequencies, which follow from the configuration.
     given = {name for name in state if not name.endswith("rotary_emb.inv_freq")}
     table = names(config.n_layers)
-    with torch.device("meta"):
-        shapes = {name: weight.shape for name, weight in Llama(config).state_dict().items()}
+    shapes = {name: weight.shape for name, weight in blank(config).state_dict().items()}
     fit = "it is not the model that its config.json describes"
     if wrong := sorted(given ^ set(table.values())):
         problem = "has an unknown tensor" if wrong[0] in given else "lacks the tensor"
@@ -154,7 +160,7 @@ def config_from_huggingface(given: dict[str, Any], source: str = "config.json") 
             if config.hidden_dim == hidden_dim:
                 return config
     except KeyError as error:
-        raise CheckpointError(f"{source} lacks {error}", "fetch the folder again") from None
+        raise CheckpointError(f"{source} lacks {error}", MEND) from None
     except (TypeError, ValueError, AttributeError) as error:
         raise CheckpointError(f"{source} is malformed ({error})", "fetch it again") from None
     raise ConfigError(
@@ -190,7 +196,7 @@ def save(model: Llama, tokenizer: Tokenizer, folder: str | Path) -> Path:
         CheckpointError: the tokenizer is another model's, or the folder cannot be written.
     """
     folder = Path(folder)
-    _check_vocabulary(tokenizer, model.config, folder)
+    check_vocabulary(tokenizer, model.config, folder)
     state = to_huggingface(model.state_dict(), model.config)
     state = {name: weight.detach().cpu().contiguous() for name, weight in state.items()}
     dtype = str(model.output.weight.dtype).removeprefix("torch.")
@@ -231,30 +237,12 @@ def load(folder: str | Path) -> tuple[Llama, Tokenizer]:
         ConfigError: the model is not one of the paper's architecture.
     """
     folder = Path(folder)
-    given = _read_object(folder / "config.json")
+    given = read_object(folder / "config.json")
     config = config_from_huggingface(given, str(folder / "config.json"))
-    try:
-        tokenizer = Tokenizer.load(folder / "tokenizer.model")
-    except DataError as error:
-        raise CheckpointError(error.what, "fetch the folder again") from None
-    _check_vocabulary(tokenizer, config, folder)
+    tokenizer = read_tokenizer(folder / "tokenizer.model")
+    check_vocabulary(tokenizer, config, folder)
     state = from_huggingface(_read_tensors(folder), config)
-    with torch.device("meta"):  # reserves nothing, so that the weights are in memory only once
-        model = Llama(config)
-    model.load_state_dict(state, assign=True)
-    model.rotary = rotary_table(config.head_dim, config.max_seq_len, config.rope_theta)
-    return model.eval(), tokenizer
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    """A JSON object. Raises ``CheckpointError`` naming the file."""
-    try:
-        value = read_json(path)
-    except DataError as error:
-        raise CheckpointError(error.what, "fetch the folder again") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds no settings", "fetch the folder again")
-    return value
+    return assemble(config, state), tokenizer
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
@@ -262,7 +250,7 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
     shards = {"model.safetensors"}
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        shards = {str(name) for name in _read_object(index).get("weight_map", {}).values()}
+        shards = {str(name) for name in read_object(index).get("weight_map", {}).values()}
     state: dict[str, Tensor] = {}
     for name in sorted(shards):
         path = folder / name
@@ -273,12 +261,3 @@ def _read_tensors(folder: Path) -> dict[str, Tensor]:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path} is damaged ({error})", "fetch it again") from None
     return state
-
-
-def _check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, folder: Path) -> None:
-    if tokenizer.vocab_size != config.vocab_size:
-        raise CheckpointError(
-            f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces but the model has "
-            f"{config.vocab_size}",
-            "use the tokenizer that the model was trained with",
-        )
