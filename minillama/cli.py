@@ -207,7 +207,9 @@ def plan(arguments: Sequence[str]) -> None:
 
 def bench(arguments: Sequence[str]) -> None:
     """Compare speed with other implementations, side by side."""
-    subcommands("bench", {"train": "bench.train:bench_train"}, arguments)
+    subcommands(
+        "bench", {"train": "bench.train:bench_train", "block": "bench.block:bench_block"}, arguments
+    )
 
 
 def reproduce(arguments: Sequence[str]) -> None:

@@ -56,8 +56,9 @@ PAGES = {
     "tokenizer decode": ["--tokenizer"],
     "train": ["--preset", "nano-65b", "--tokens", "--optimizer.lr", "--model.dim"],
     "plan": ["--gpus", "--gpu", "--mfu", "--recompute"],
-    "bench": ["train"],
+    "bench": ["train", "block"],
     "bench train": ["--widths", "--steps"],
+    "bench block": ["--widths", "--seq-len"],
 }
 
 

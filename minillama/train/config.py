@@ -55,6 +55,8 @@ class TrainConfig:
     """bfloat16 computes products in bfloat16 (autocast) over float32 weights: GPUs only."""
     compile: bool = False
     """torch.compile: needs a C++ compiler on CPUs, and half a minute."""
+    backward: Literal["autograd", "by_hand"] = "autograd"
+    """by_hand keeps half the activations; see minillama.efficient.block_backward."""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
 
@@ -103,7 +105,9 @@ class TrainConfig:
         return {max(1, round(self.total_steps * fraction)) for fraction in fractions}
 
 
-MAY_CHANGE = frozenset({"runs", "corpus", "micro_batch", "device", "compile", "threads"})
+MAY_CHANGE = frozenset(
+    {"runs", "corpus", "micro_batch", "device", "compile", "backward", "threads"}
+)
 """Fields that a resumed run may change: they alter the speed or the place, not the result."""
 
 

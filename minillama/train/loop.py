@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from minillama.corpus.shards import Corpus, open_corpus
+from minillama.efficient import by_hand
 from minillama.errors import CheckpointError
 from minillama.evaluate.perplexity import valid_bits_per_byte
 from minillama.files import atomic_path, remove, sha256
@@ -158,7 +159,9 @@ def backward(model: nn.Module, batch: Tensor, config: TrainConfig) -> Tensor:
 
 
 def wrap(model: Llama, config: TrainConfig, world: World) -> nn.Module:
-    """Compile if asked, and average gradients over processes if there are several."""
+    """Choose the backward, compile if asked, and average gradients over several processes."""
+    if config.backward == "by_hand":
+        by_hand(model)
     module: nn.Module = torch.compile(model) if config.compile else model
     if world.size == 1:
         return module

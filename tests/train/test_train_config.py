@@ -139,6 +139,7 @@ def test_only_speed_and_place_may_change_on_resume(tmp_path):
         "name": "other", "runs": "r", "tokens": 128, "batch_tokens": 256, "seq_len": 8,
         "micro_batch": 1, "eval_every": 1, "eval_tokens": 1, "save_every": 1, "milestones": 5,
         "seed": 9, "device": "auto", "dtype": "bfloat16", "compile": True, "threads": 3,
+        "backward": "by_hand",
     }  # fmt: skip
     assert set(others) == {f.name for f in dataclasses.fields(TrainConfig)}
     for key, value in others.items():
