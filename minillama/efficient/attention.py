@@ -23,7 +23,7 @@ BLOCK = 128
 aten = torch.ops.aten
 
 
-def naive_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def full_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(Q K^T / sqrt(head_dim)) V, with the whole ``(batch, heads, seq, seq)`` table."""
     scores = q @ k.mT / math.sqrt(q.shape[-1])
     future = torch.ones(scores.shape[-2:], dtype=torch.bool, device=q.device).triu(1)

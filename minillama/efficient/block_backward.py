@@ -196,7 +196,7 @@ class BlockByHand(TransformerBlock):
         return _Block.apply(x, table, settings, *weights)
 
 
-def by_hand(model: Llama, lean: bool = True) -> Llama:
+def differentiate_by_hand(model: Llama, lean: bool = True) -> Llama:
     """Give every block of ``model`` the hand-written backward, in place, and return the model.
 
     Nothing else changes: not the parameters, their names, or the model's file. ``lean`` keeps 4d +

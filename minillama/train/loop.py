@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from minillama.corpus.shards import Corpus, open_corpus
-from minillama.efficient import by_hand
+from minillama.efficient import differentiate_by_hand
 from minillama.errors import CheckpointError
 from minillama.evaluate.perplexity import valid_bits_per_byte
 from minillama.files import atomic_path, remove, sha256
@@ -161,7 +161,7 @@ def backward(model: nn.Module, batch: Tensor, config: TrainConfig) -> Tensor:
 def wrap(model: Llama, config: TrainConfig, world: World) -> nn.Module:
     """Choose the backward, compile if asked, and average gradients over several processes."""
     if config.backward == "by_hand":
-        by_hand(model)
+        differentiate_by_hand(model)
     module: nn.Module = torch.compile(model) if config.compile else model
     if world.size == 1:
         return module

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minillama.efficient import blockwise_attention, naive_attention, saved_bytes
+from minillama.efficient import blockwise_attention, full_attention, saved_bytes
 from minillama.efficient.attention import (
     blockwise_backward,
     blockwise_forward,
@@ -34,7 +34,7 @@ def sdpa(q, k, v):
 def test_the_same_values_and_gradients(seq, block):
     inputs = random_qkv(seq)
     told = value_and_gradients(sdpa, inputs)
-    naive = value_and_gradients(naive_attention, inputs)
+    naive = value_and_gradients(full_attention, inputs)
     blockwise = value_and_gradients(lambda *qkv: blockwise_attention(*qkv, block), inputs)
     for mine, parts, theirs in zip(naive, blockwise, told, strict=True):
         torch.testing.assert_close(mine, theirs, rtol=1e-10, atol=1e-12)
@@ -48,7 +48,7 @@ def test_narrow_numbers(dtype, tolerance):
     inputs = random_qkv(70, dtype)
     exact = [t.detach().double().requires_grad_() for t in inputs]
     grad = torch.randn(inputs[0].shape).to(dtype)
-    out, true = blockwise_attention(*inputs, 16), naive_attention(*exact)
+    out, true = blockwise_attention(*inputs, 16), full_attention(*exact)
     mine = out, *torch.autograd.grad(out, inputs, grad)
     told = true, *torch.autograd.grad(true, exact, grad.double())
     for ours, theirs in zip(mine, told, strict=True):
@@ -70,7 +70,7 @@ def test_scores_too_large_for_exp_are_no_trouble():
     torch.testing.assert_close(out[0], sdpa(q, k, v), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("attention", [naive_attention, lambda *t: blockwise_attention(*t, 5)])
+@pytest.mark.parametrize("attention", [full_attention, lambda *t: blockwise_attention(*t, 5)])
 def test_no_position_sees_a_later_one(attention):
     q, k, v = (t.detach() for t in random_qkv(17))
     before = attention(q, k, v)
@@ -89,8 +89,8 @@ def test_what_waits_for_the_backward_grows_with_t_and_not_its_square():
         4 * 2 * t * (4 * 16 + 1)  # float32, 2 heads: Q, K, V and the output, and the logsumexp
         for t in (64, 128, 256)
     ]
-    assert saved(naive_attention, 256) > 3 * saved(naive_attention, 128)
-    assert saved(naive_attention, 256) > 4 * 2 * 256**2  # at least one table
+    assert saved(full_attention, 256) > 3 * saved(full_attention, 128)
+    assert saved(full_attention, 256) > 4 * 2 * 256**2  # at least one table
 
 
 def test_blocks_of_the_future_are_skipped(monkeypatch):
@@ -126,7 +126,7 @@ def test_on_a_gpu(dtype):
     out, state = fused_forward(q, k, v)
     grads = fused_backward(torch.ones_like(out), q, k, v, out, state)
     inputs = [t.double().requires_grad_() for t in (q, k, v)]
-    exact = naive_attention(*inputs)
+    exact = full_attention(*inputs)
     told = torch.autograd.grad(exact, inputs, torch.ones_like(exact))
     for mine, theirs in zip((out, *grads), (exact, *told), strict=True):
         assert (mine - theirs).norm() < 3e-2 * theirs.norm()

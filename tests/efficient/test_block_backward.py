@@ -8,7 +8,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from minillama.config import ModelConfig
-from minillama.efficient import BlockByHand, by_hand, saved_bytes
+from minillama.efficient import BlockByHand, differentiate_by_hand, saved_bytes
 from minillama.model import Llama, TransformerBlock, rotary_table
 from minillama.parallel.memory import activation_bytes
 
@@ -168,7 +168,7 @@ def test_a_whole_model():
     tokens = torch.randint(0, SMALL.vocab_size, (3, 30))
     loss, told = losses_and_gradients(model, tokens)
     names = list(model.state_dict())
-    assert by_hand(model) is model
+    assert differentiate_by_hand(model) is model
     assert all(isinstance(layer, BlockByHand) and layer.lean for layer in model.layers)
     assert list(model.state_dict()) == names
     my_loss, mine = losses_and_gradients(model, tokens)
@@ -180,7 +180,7 @@ def test_a_whole_model():
 def test_another_model_is_left_alone():
     """The switch is on the blocks, not on their class."""
     model, other = Llama(SMALL), Llama(SMALL)
-    by_hand(model)
+    differentiate_by_hand(model)
     assert {type(layer) for layer in other.layers} == {TransformerBlock}
 
 
