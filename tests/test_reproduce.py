@@ -16,8 +16,8 @@ from minillama.train.config import read_config
 from minillama.train.log import read_metrics
 
 NAMES = [f"nano-{rung}" for rung in reproduce.RUNGS]
-FIGURES = [f"{stem}.{kind}" for stem in ("figure1_loss_vs_tokens", "figure2_benchmarks")
-           for kind in ("csv", "json", "png", "svg")]  # fmt: skip
+STEMS = ("figure1_loss_vs_tokens", "figure2_benchmarks", "inference_budget")
+FIGURES = [f"{stem}.{kind}" for stem in STEMS for kind in ("csv", "json", "png", "svg")]
 
 
 def preset(name):

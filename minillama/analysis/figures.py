@@ -102,7 +102,7 @@ def short(number: float) -> str:
 
 
 def figures(runs: Path = Path("runs"), ladder: str = "nano", out: Path = Path("figures")) -> str:
-    """Draw Figures 1 and 2 from the four runs of a ladder, finished or not.
+    """Draw Figures 1 and 2, and the inference budget, from the runs of a ladder, finished or not.
 
     Args:
         runs: where the run folders are.
@@ -112,14 +112,20 @@ def figures(runs: Path = Path("runs"), ladder: str = "nano", out: Path = Path("f
     Raises:
         ConfigError: an unknown ladder.
         DataError: a run or all evaluations are missing; the message says what to run. Figure 1
-            needs no evaluations and is written first.
+            and the inference budget need no evaluations and are written first.
     """
+    from minillama.analysis.inference_figure import inference_budget  # which draws with this module
+
     loaded = load_runs(runs, ladder)
     command = ["minillama", "figures", "--runs", str(runs), "--ladder", ladder, "--out", str(out)]
     origin = provenance(command, {run.folder.name: run.folder for run in loaded})
     with matplotlib.rc_context(RC):
         figure, rows = loss_vs_tokens(loaded)
         written = save(figure, rows, out / "figure1_loss_vs_tokens", origin)
+        if (budget := inference_budget(loaded)) is not None:
+            figure, rows, used = budget
+            origin_of_all = provenance(command, {run.folder.name: run.folder for run in used})
+            written += save(figure, rows, out / "inference_budget", origin_of_all)
         figure, rows = benchmarks(loaded)
         written += save(figure, rows, out / "figure2_benchmarks", origin)
     return "\n".join(f"wrote {path}" for path in written)

@@ -11,6 +11,16 @@ from minillama.teach.check_data import (
     check_similarity,
     check_unique_tokens,
 )
+from minillama.teach.check_inference import (
+    check_break_even_batch,
+    check_crossover,
+    check_top_p,
+)
+from minillama.teach.check_long_context import (
+    check_full_turns,
+    check_llama3,
+    check_unseen_pairs,
+)
 from minillama.teach.check_norm_feedforward import (
     check_hidden_dim,
     check_layer_norm,
@@ -40,14 +50,18 @@ __all__ = [
     "agreement",
     "check_accumulate",
     "check_bits_per_byte",
+    "check_break_even_batch",
     "check_cache_bytes",
+    "check_crossover",
     "check_fall_back",
+    "check_full_turns",
     "check_half_life",
     "check_half_split",
     "check_held_out",
     "check_hidden_dim",
     "check_interpolation",
     "check_layer_norm",
+    "check_llama3",
     "check_loss_gradient",
     "check_merge",
     "check_rank_sequences",
@@ -58,8 +72,10 @@ __all__ = [
     "check_stream",
     "check_streaming_attention",
     "check_temperature",
+    "check_top_p",
     "check_trapezoid",
     "check_unique_tokens",
+    "check_unseen_pairs",
     "check_windows",
     "published_run",
     "relative_error",

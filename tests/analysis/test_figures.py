@@ -22,6 +22,7 @@ from minillama.train.log import read_metrics
 from minillama.train.loop import train
 
 NAMES = ("nano-7b", "nano-13b", "nano-33b", "nano-65b")
+STEMS = ("figure1_loss_vs_tokens", "figure2_benchmarks", "inference_budget")
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +60,7 @@ def cut(run, step):
     (run / "metrics.jsonl").write_text("".join(lines[:step]))
 
 
-@pytest.mark.parametrize("stem", ["figure1_loss_vs_tokens", "figure2_benchmarks"])
+@pytest.mark.parametrize("stem", STEMS)
 def test_four_files_of_each_figure(drawn, stem):
     assert imread(drawn / f"{stem}.png").shape[1] >= 6.5 * 150  # page width at 150 dpi
     assert ElementTree.parse(drawn / f"{stem}.svg").getroot().tag.endswith("svg")
@@ -67,7 +68,7 @@ def test_four_files_of_each_figure(drawn, stem):
     told = json.loads((drawn / f"{stem}.json").read_text())
     assert told["figure"] == stem and set(told["runs"]) == set(NAMES)
     assert told["command"].startswith("minillama figures --runs ")
-    assert len(list(drawn.iterdir())) == 8  # and nothing half-written beside them
+    assert len(list(drawn.iterdir())) == 12  # and nothing half-written beside them
 
 
 def test_figure_1_is_what_was_logged(drawn, trained):
