@@ -122,6 +122,20 @@ def evaluate(arguments: Sequence[str]) -> None:
     single("minillama evaluate", evaluate)(arguments)
 
 
+def harness(arguments: Sequence[str]) -> None:
+    """Run any task of lm-evaluation-harness on a run (needs the extra lm-eval)."""
+    from minillama.evaluate.harness import harness
+
+    single("minillama harness", harness)(arguments)
+
+
+def report(arguments: Sequence[str]) -> None:
+    """Tables 3-9 of the paper with runs of ours beside (Section 3)."""
+    from minillama.evaluate.report import report_runs
+
+    single("minillama report", report_runs)(arguments)
+
+
 def figures(arguments: Sequence[str]) -> None:
     """Draw Figures 1 and 2 from runs (Section 3.7)."""
     from minillama.analysis.figures import figures
@@ -282,8 +296,8 @@ def plan(arguments: Sequence[str]) -> None:
 
 def bench(arguments: Sequence[str]) -> None:
     """Compare speed with other implementations, side by side."""
-    table = {name: f"bench.{name}:bench_{name}" for name in ("train", "block", "generate")}
-    subcommands("bench", table, arguments)
+    names = ("train", "block", "generate", "evaluate")
+    subcommands("bench", {name: f"bench.{name}:bench_{name}" for name in names}, arguments)
 
 
 def reproduce(arguments: Sequence[str]) -> None:
@@ -295,8 +309,8 @@ def reproduce(arguments: Sequence[str]) -> None:
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     verb.__name__: verb
-    for verb in (reproduce, data, tokenizer, train, evaluate, figures, generate, chat, convert)
-    + (serve, plan, bench)
+    for verb in (reproduce, data, tokenizer, train, evaluate, report, harness, figures, generate)
+    + (chat, serve, convert, plan, bench)
 }
 
 

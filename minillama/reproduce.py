@@ -6,9 +6,11 @@ at any moment and run again.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+from minillama.analysis.benchmark_figure import PANELS
 from minillama.analysis.figures import figures
 from minillama.analysis.samples import publish, write_samples
 from minillama.corpus.build import build
@@ -23,8 +25,7 @@ from minillama.train.loop import fingerprint, train
 from minillama.train.order import DataOrder
 
 RUNGS = ("7b", "13b", "33b", "65b")
-TASKS = ("hellaswag", "piqa", "arc_easy")
-QUESTIONS = 300
+QUESTIONS = 150
 """Questions per benchmark and checkpoint; `minillama evaluate` without a limit asks them all."""
 
 
@@ -32,6 +33,8 @@ def reproduce(
     ladder: Literal["nano", "mini"] = "nano",
     runs: Path = Path("runs"),
     out: Path = Path("figures"),
+    questions: int = QUESTIONS,
+    seeds: int = 1,
     publish_logs: bool = False,
 ) -> None:
     """Fetch, build, train the ladder, evaluate, draw Figures 1 and 2, and write samples.
@@ -40,24 +43,30 @@ def reproduce(
         ladder: which ladder: nano (two CPU cores, minutes) or mini (one GPU).
         runs: where the run folders are.
         out: where the figures go.
-        publish_logs: copy the runs' logs into data/runs, where notebook 06 reads them.
+        questions: asked in each benchmark of Figure 2, at each of 12 checkpoints of a run.
+        seeds: trainings of the smallest size, for the band of noise in Figure 2.
+        publish_logs: copy the runs' logs into data/runs, where the notebooks read them.
     """
     began = time.monotonic()
     presets = [f"{ladder}-{rung}" for rung in RUNGS]
+    configs = [load_preset(preset) for preset in presets]
+    configs += [
+        replace(configs[0], seed=seed, name=f"{presets[0]}-seed{seed}") for seed in range(1, seeds)
+    ]
+    names = [config.name for config in configs]
     stage("1 fetch", fetch)
     print(stage("2 build", lambda: corpus(ladder)))
-    for preset in presets:
-        config = load_preset(preset)
-        stage(f"3 train {preset}", lambda config=config: train(config))
+    for config in configs:
+        stage(f"3 train {config.name}", lambda config=config: train(config))
     told = stage("4 baseline", lambda: baseline(ladder, runs))
-    for preset in presets:
+    for name in names:
         table = stage(
-            f"5 evaluate {preset}",
-            lambda preset=preset: evaluate(runs / preset, TASKS, QUESTIONS, checkpoints="all"),
+            f"5 evaluate {name}",
+            lambda name=name: evaluate(runs / name, PANELS, limit=questions, checkpoints="all"),
         )
         print(table)
     drawn = out / "figure2_benchmarks.json"  # the last file that figures() writes
-    logs = [path for preset in presets for path in (runs / preset).rglob("*.json*")]
+    logs = [path for name in names for path in (runs / name).rglob("*.json*")]
     if newer(drawn, [path for path in logs if path.name != "samples.json"]):
         print(f"=== 6 figures: {out} is up to date")
     else:
@@ -68,7 +77,7 @@ def reproduce(
         print(stage("7 samples", lambda: write_samples(runs / presets[-1])))
     print(summary(told, presets, runs))
     if publish_logs:
-        publish(runs, presets, ladder)
+        publish(runs, names, presets[-1], ladder)
     print(f"done in {(time.monotonic() - began) / 60:.1f} min")
 
 

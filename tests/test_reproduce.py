@@ -16,7 +16,7 @@ from minillama.train.config import read_config
 from minillama.train.log import read_metrics
 
 NAMES = [f"nano-{rung}" for rung in reproduce.RUNGS]
-STEMS = ("figure1_loss_vs_tokens", "figure2_benchmarks", "inference_budget")
+STEMS = ("figure1_loss_vs_tokens", "figure2_benchmarks", "figure2_perplexity", "inference_budget")
 FIGURES = [f"{stem}.{kind}" for stem in STEMS for kind in ("csv", "json", "png", "svg")]
 
 
@@ -32,9 +32,8 @@ def make(folder, *options):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.chdir(folder)
         patch.setattr(reproduce, "load_preset", preset)
-        patch.setattr(reproduce, "QUESTIONS", 4)
         patch.setattr(samples, "MAX_NEW_TOKENS", 4)
-        cli.run(["reproduce", *options])
+        cli.run(["reproduce", "--questions", "4", *options])
     return out.getvalue()
 
 
@@ -67,11 +66,13 @@ def test_everything_is_made(made):
     assert sorted(path.name for path in (folder / "figures").iterdir()) == FIGURES
     assert sorted(path.name for path in (folder / "runs").iterdir()) == [
         "nano-13b", "nano-33b", "nano-5gram.json", "nano-65b", "nano-7b",
+        "nano-null.limit-4.json",
     ]  # fmt: skip
     for name in NAMES:
         assert [row["step"] for row in read_metrics(folder / "runs" / name)] == [*range(1, 13)]
         assert sorted(path.name for path in (folder / "runs" / name / "evaluations").iterdir()) == [
-            "step-00000001.limit-4.json", "step-00000012.limit-4.json",
+            "step-00000001.limit-4.json", "step-00000001.limit-4.jsonl",
+            "step-00000012.limit-4.json", "step-00000012.limit-4.jsonl",
         ]  # fmt: skip
     told = json.loads((folder / "runs/nano-65b/samples.json").read_text())
     assert [sample["style"] for sample in told] == list(samples.PROMPTS)
@@ -80,7 +81,9 @@ def test_everything_is_made(made):
 
 def test_the_summary_shows_every_model_and_three_5_grams(made):
     folder, printed = made
-    [start] = [i for i, line in enumerate(printed.splitlines()) if "bits per byte" in line]
+    [start] = [
+        i for i, line in enumerate(printed.splitlines()) if "Validation bits per byte" in line
+    ]
     rows = {line[:18].rstrip(): line[18:].split() for line in printed.splitlines()[start + 2 :]}
     counted = json.loads((folder / "runs/nano-5gram.json").read_text())
     expected = {
@@ -141,4 +144,7 @@ def test_publishing_copies_what_notebook_06_reads(project, monkeypatch):
     for file in ("nano-5gram.json", "nano-65b/samples.json"):
         assert teach.published_run(file).read_bytes() == (project / "runs" / file).read_bytes()
     copied = [path for path in (project / "data/runs").rglob("*") if path.is_file()]
-    assert len(copied) == 4 * 2 + 2
+    results = sorted((project / "runs").rglob("evaluations/*.json"))
+    assert len(results) == 4 * 2 and len(copied) == 4 * 2 + 2 + len(results)
+    for path in results:
+        assert teach.published_run(path.relative_to(project / "runs")).exists()

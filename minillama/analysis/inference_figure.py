@@ -9,14 +9,17 @@ logarithm of tokens between two of them; otherwise, all that the ladder's runs l
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minillama.analysis.figures import HALO, TRANSIENT, Run, key, one_unit, short
+from minillama.analysis.drawing import HALO, key, one_unit
 from minillama.analysis.inference import TrainedModel, cheapest, tokens_to_reach
+from minillama.analysis.ladder import Run, short
+from minillama.analysis.loss_figure import TRANSIENT
 from minillama.train.config import read_config
 from minillama.train.log import read_metrics
 
@@ -53,18 +56,21 @@ def logged(run: Run) -> tuple[np.ndarray, np.ndarray]:
             np.array([line["valid_loss"] for line in lines]))  # fmt: skip
 
 
-def sizes(ladder: Sequence[Run]) -> list[Size]:
+def sizes(ladder: Sequence[Run], published: Path | None = None) -> list[Size]:
     """The sizes; beside the ladder's run, each run counts that is named after it and comparable.
 
-    Its model, corpus, text length and measured tokens must be the same, or losses say nothing.
+    Its model, seed, corpus, text length and measured tokens must be the same, or losses say
+    nothing. They are looked for beside the ladder's, and else among the ``published`` ones.
     """
     found = []
     for run in ladder:
-        folders = sorted(run.folder.parent.glob(f"{run.folder.name}-*/metrics.jsonl"))
+        places = [run.folder.parent, *([published] if published else [])]
+        folders = {path.parent.name: path.parent for place in reversed(places)
+                   for path in place.glob(f"{run.folder.name}-*/metrics.jsonl")}  # fmt: skip
         beside = [
-            Run(run.rung, path.parent, read_config(path.parent / "config.toml"),
-                read_metrics(path.parent)) for path in folders
-        ]  # fmt: skip
+            Run(run.rung, folder, read_config(folder / "config.toml"), read_metrics(folder))
+            for _, folder in sorted(folders.items())
+        ]
         same = [other for other in beside if other.metrics and _basis(other) == _basis(run)]
         found.append(Size(run, [run, *same]))
     return found
@@ -72,7 +78,7 @@ def sizes(ladder: Sequence[Run]) -> list[Size]:
 
 def _basis(run: Run) -> tuple[Any, ...]:
     config = run.config
-    return config.model, config.corpus, config.seq_len, config.eval_tokens
+    return config.model, config.seed, config.corpus, config.seq_len, config.eval_tokens
 
 
 @dataclass(frozen=True)
@@ -121,9 +127,10 @@ def row(run: Run, **values: Any) -> dict[str, Any]:
     return named | dict.fromkeys(columns) | values
 
 
-def compare(ladder: Sequence[Run]) -> Comparison | None:
+def compare(ladder: Sequence[Run], published: Path | None = None) -> Comparison | None:
     """What can be compared; None while no two sizes have passed through the same loss."""
-    found = sorted(sizes(ladder), key=lambda size: size.ladder.config.model.num_parameters())
+    found = sizes(ladder, published)
+    found.sort(key=lambda size: size.ladder.config.model.num_parameters())
     ends = all(len(size.ends[0]) > 1 for size in found)
     begin = TRANSIENT * max(run.metrics[-1]["tokens"] for run in ladder)
     points = [size.points(ends, 0 if ends else begin) for size in found]
@@ -137,14 +144,14 @@ def compare(ladder: Sequence[Run]) -> Comparison | None:
 
 
 def inference_budget(
-    ladder: Sequence[Run],
+    ladder: Sequence[Run], published: Path | None = None
 ) -> tuple[Figure, list[dict[str, Any]], list[Run]] | None:
     """Total compute over served tokens, by size, at equal validation loss (the introduction).
 
     Returns:
         The figure, a row for each number drawn, and all runs used; None as in ``compare``.
     """
-    comparison = compare(ladder)
+    comparison = compare(ladder, published)
     if comparison is None:
         return None
     used = [run for size in comparison.found for run in size.runs]

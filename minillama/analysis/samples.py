@@ -16,6 +16,8 @@ PROMPTS = {
     "Python": "class Query:\n    def __init__(self, name):\n        self.name = name\n\n    def",
 }
 """How each kind of text begins, in our own words."""
+PUBLISHED = Path("data/runs")
+"""Where the logs of published runs are, seen from the project's folder."""
 MAX_NEW_TOKENS, TEMPERATURE, SEED = 160, 0.6, 0
 
 
@@ -43,10 +45,20 @@ def write_samples(run: Path) -> str:
     return "\n\n".join(f"--- {s['style']}\n{s['prompt']}{s['text']}" for s in samples)
 
 
-def publish(runs: Path, names: list[str], ladder: str, to: Path = Path("data/runs")) -> None:
-    """Copy what notebook 06 reads: settings, logs and samples of runs, and the 5-gram's figures."""
+def publish(runs: Path, names: list[str], largest: str, ladder: str, to: Path = PUBLISHED) -> None:
+    """Copy what the notebooks read: settings, logs, results and samples, and the 5-gram's figures.
+
+    Args:
+        runs: where the run folders are.
+        names: of the runs.
+        largest: the one that wrote the samples.
+        ladder: its name.
+        to: the folder of the published logs.
+    """
     files = [Path(name, file) for name in names for file in ("config.toml", "metrics.jsonl")]
-    files += [Path(names[-1], "samples.json"), Path(f"{ladder}-5gram.json")]
+    files += [path.relative_to(runs) for name in names
+              for path in sorted((runs / name).glob("evaluations/*.json"))]  # fmt: skip
+    files += [Path(largest, "samples.json"), Path(f"{ladder}-5gram.json")]
     for file in files:
         with atomic_path(to / file) as aside:
             shutil.copyfile(runs / file, aside)

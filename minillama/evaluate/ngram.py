@@ -11,6 +11,7 @@ where c counts occurrences at the highest order and distinct left neighbours bel
 of three values for counts of 1, 2, and 3 or more, and gamma(h) is the mass that D has freed.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,7 @@ from minillama.train.order import DataOrder
 
 BORDER = Tokenizer.unk_id
 """An id that stands in no text: no n-gram holds it."""
+REQUESTS_AT_ONCE = 4_096
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,31 @@ class NGram:
     def log_prob(self, parts: list[np.ndarray]) -> float:
         """Total log-probability in nats of all but the first token of each part."""
         return float(sum(np.log(self.probabilities(part)).sum() for part in parts))
+
+
+def request_log_likelihoods(model: NGram, requests: Sequence[tuple[list[int], int]]) -> list[float]:
+    """log P(completion | context) in nats, as ``multiple_choice.log_likelihoods`` of a Llama.
+
+    This is the null line of the benchmarks: a model that has seen the same text but no further back
+    than a few pieces, so what it gets right is not an answer to the question.
+
+    Args:
+        model: an n-gram model over the pieces that the requests are encoded with.
+        requests: ids of context and completion, and where the completion begins.
+    """
+    totals: list[float] = []
+    for first in range(0, len(requests), REQUESTS_AT_ONCE):
+        parts, scored = [], []
+        for ids, start in requests[first : first + REQUESTS_AT_ONCE]:
+            seen = min(start, model.order - 1)
+            parts.append([BORDER, *ids[start - seen :]])  # no n-gram crosses a border
+            scored.append((1 + seen, len(ids) - start))
+        logs = np.log(model.probabilities(np.array([i for part in parts for i in part])))
+        ends = np.cumsum([len(part) for part in parts])
+        for part, end, (begin, n) in zip(parts, ends, scored, strict=True):
+            at = end - len(part) + begin - 1  # the probability of a token stands one place earlier
+            totals.append(float(logs[at : at + n].sum()))
+    return totals
 
 
 def training_tokens(corpus: Corpus, seen: DataOrder | None = None, steps: int = 0) -> np.ndarray:

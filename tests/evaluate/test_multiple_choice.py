@@ -1,4 +1,4 @@
-"""Batched scoring against one request at a time, and the paper's normalisation by hand."""
+"""Batched scoring against one request at a time."""
 
 import math
 
@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 from minillama.config import ModelConfig
 from minillama.evaluate import multiple_choice
 from minillama.evaluate.multiple_choice import (
-    characters,
-    credit,
+    Requests,
     encode,
     log_likelihoods,
-    summarise,
+    truncated,
     windows,
 )
+from minillama.evaluate.scoring import make_row, summarise
 from minillama.evaluate.tasks import Question
 from minillama.model import Llama
+from minillama.tokenizer import Tokenizer
 
 CONFIG = ModelConfig(dim=16, n_layers=2, n_heads=2, vocab_size=320, multiple_of=8, max_seq_len=40)
 
@@ -119,10 +120,7 @@ def test_windows_score_each_id_of_the_completion_once(size, start, length):
         assert len(ids) == min(length, ids[-1]) + 1 or window.scored == length  # all that fits
 
 
-def test_encoding_is_that_of_running_text(tiny_corpus):
-    from minillama.tokenizer import Tokenizer
-
-    tokenizer = Tokenizer.load(tiny_corpus.folder / "tokenizer.model")
+def test_encoding_is_that_of_running_text(tokenizer):
     ids, start = encode(tokenizer, ("Answer:", " a small boat"))
     assert ids == tokenizer.encode("Answer: a small boat", bos=True)
     assert ids[:start] == tokenizer.encode("Answer:", bos=True)
@@ -134,35 +132,52 @@ def question(*completions, answer=0):
     return Question(tuple(("Answer:", completion) for completion in completions), answer)
 
 
-def test_characters_not_bytes_and_not_the_space():
-    assert characters(question(" naïve", " 12", "x", " ")) == [5, 2, 1, 1]
+@pytest.fixture(scope="module")
+def tokenizer(tiny_corpus):
+    return Tokenizer.load(tiny_corpus.folder / "tokenizer.model")
 
 
-def test_the_paper_divides_by_characters():
-    asked = [question(" four", " fifteen chars!", answer=1)]
-    values = [[-8.0, -15.0]]  # -2 a character against -1.07
-    result = summarise(asked, values)
-    assert result["accuracy"] == 1 and result["accuracy_unnormalised"] == 0
+def test_each_request_is_made_once_and_goes_to_its_questions(tokenizer):
+    asked = [question(" yes", " no"), question(" yes", " no", answer=1)]
+    other = Question((("It rains.", " yes"), ("It rains.", " no")), 0, id="3", group="g")
+    requests = Requests(tokenizer, [*asked, other], bare=True)
+    assert len(requests) == len(requests.encoded) == 4  # the first two are bare themselves
+    values = [-float(sum(ids)) for ids, _ in requests.encoded]
+    rows = requests.rows("boolq", values)
+    expected = [-float(sum(encode(tokenizer, request)[0])) for request in other.requests]
+    assert rows[2]["log_likelihoods"] == expected and rows[2]["bare"] == rows[0]["bare"]
+    assert rows[0]["log_likelihoods"] == rows[0]["bare"] == rows[1]["bare"] != expected
+    assert [row["answer"] for row in rows] == [0, 1, 0]
+    assert (rows[2]["task"], rows[2]["id"], rows[2]["group"]) == ("boolq", "3", "g")
+    [row] = Requests(tokenizer, [other]).rows("boolq", values)  # else the right one alone is bare
+    assert row["bare"][0] is not None and row["bare"][1] is None
 
 
-def test_bits_per_byte_of_the_right_answers():
-    asked = [question(" é", " b"), question(" a", " bcd", answer=1)]
-    result = summarise(asked, [[-6.0, -1.0], [-1.0, -8.0]])
-    assert result["gold_bpb"] == pytest.approx(14.0 / math.log(2) / (3 + 4))
+def test_what_does_not_fit_is_counted(tokenizer):
+    long = "the old miller walked along the river" * 9
+    asked = [Question(((long, " boat"), (long, " a small boat")), 0), question(" boat", " lamp")]
+    requests = Requests(tokenizer, asked)
+    rows = requests.rows("task", [0.0] * len(requests), max_seq_len=40)
+    sizes = [
+        len(tokenizer.encode(long + choice, bos=True)) for choice in (" boat", " a small boat")
+    ]
+    assert rows[0]["truncated"] == [size - 41 for size in sizes]
+    assert rows[1]["truncated"] == [0, 0]
 
 
-def test_chance_and_standard_error():
-    asked = [question(" a", " b"), question(" a", " b", " c", " d"), question(" a", " b")]
-    result = summarise(asked, [[-1, -2], [-2, -1, -3, -3], [-1, -2]])
-    assert result["chance"] == pytest.approx((1 / 2 + 1 / 4 + 1 / 2) / 3)
-    assert result["accuracy"] == pytest.approx(2 / 3) and result["n"] == 3
-    expected = np.std([1, 0, 1], ddof=1) / math.sqrt(3)
-    assert result["se"] == pytest.approx(expected)
+@given(st.integers(2, 200), st.integers(1, 199), st.integers(1, 50))
+def test_truncated_is_what_no_window_holds(size, start, length):
+    start = min(start, size - 1)
+    first = windows(0, list(range(size)), start, length)[0]
+    assert truncated(list(range(size)), start, length) == [*first.prefix, *first.rest][0]
 
 
-def test_ties_share_the_point():
-    assert credit([-1, -1, -2], 0) == credit([-1, -1, -2], 1) == 0.5
-    assert credit([-1, -1, -2], 2) == 0 and credit([-1, -3], 0) == 1
+def test_bytes_outside_the_vocabulary_are_scored(model, tokenizer):
+    asked = [Question((("\x00 \U0001f999", " \ud7a3"), ("\x00 \U0001f999", " \u00ff")), 0)]
+    requests = Requests(tokenizer, asked)
+    [row] = requests.rows("task", log_likelihoods(model, requests.encoded))
+    assert all(math.isfinite(value) and value < 0 for value in row["log_likelihoods"])
+    assert row["characters"] == [1, 1] and row["bytes"] == [3, 2]
 
 
 def bigram_model(preferred):
@@ -194,7 +209,8 @@ def planted(seed, n=40):
 
 def accuracy_of(model, asked, requests):
     values = iter(log_likelihoods(model, requests))
-    return summarise(asked, [[next(values) for _ in q.requests] for q in asked])["accuracy"]
+    rows = [make_row("t", q, [next(values) for _ in range(4)], [0] * 4, [0] * 4) for q in asked]
+    return summarise(rows, "characters")["accuracy"]
 
 
 def test_a_model_that_knows_gets_everything_and_its_opposite_nothing():

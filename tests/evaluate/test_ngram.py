@@ -8,12 +8,14 @@ import pytest
 
 from minillama.corpus.shards import open_corpus
 from minillama.errors import ConfigError
+from minillama.evaluate import ngram
 from minillama.evaluate.ngram import (
     BORDER,
     NGram,
     byte_ngram_bits_per_byte,
     byte_symbols,
     ngram_bits_per_byte,
+    request_log_likelihoods,
     training_tokens,
 )
 from minillama.evaluate.perplexity import windows
@@ -198,3 +200,21 @@ def test_no_n_gram_crosses_a_border():
 def look_up_gram(model, gram):
     """Whether the highest level has counted these ids in a row."""
     return int(model._pack(np.array(gram), len(gram))[0]) in model.levels[-1].grams.tolist()
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 4_096])
+def test_requests_are_scored_as_running_text(monkeypatch, at_once):
+    monkeypatch.setattr(ngram, "REQUESTS_AT_ONCE", at_once)
+    tokens, rng = text(1), np.random.default_rng(2)
+    model, naive = NGram(tokens, VOCAB, 4), Naive(tokens.tolist(), 4)
+    requests = []
+    for _ in range(20):
+        ids = [BOS, *rng.integers(3, VOCAB, int(rng.integers(1, 12))).tolist()]
+        requests.append((ids, int(rng.integers(1, len(ids)))))
+    expected = [
+        sum(
+            math.log(naive.p(tuple(ids[max(0, i - 3) : i]), ids[i])) for i in range(start, len(ids))
+        )
+        for ids, start in requests
+    ]
+    np.testing.assert_allclose(request_log_likelihoods(model, requests), expected, rtol=1e-9)

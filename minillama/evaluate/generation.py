@@ -1,0 +1,287 @@
+"""Benchmarks in which the model writes: question answering, mathematics and code (Section 3).
+
+Every problem yields one row, from which all results can be counted again: what was written, the
+answer found in it, whether it is right, and log P of the right answer after the same prompt. The
+last of these moves long before a small model gets its first answer right.
+"""
+
+import hashlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from minillama.errors import ConfigError, DataError
+from minillama.evaluate.answers import majority, pass_at_k, zero_hit_bound
+from minillama.evaluate.execution import run_programs
+from minillama.evaluate.multiple_choice import encode, log_likelihoods
+from minillama.evaluate.tasks import Problem, Task
+from minillama.generate.batch import generate_tokens
+from minillama.generate.decoder import Decoder
+from minillama.generate.sampling import Sampling
+from minillama.model import Llama
+from minillama.tokenizer import Tokenizer
+
+Row = dict[str, Any]
+CHUNK = 64
+"""Problems between two reports of progress."""
+PASS_AT = (1, 10, 80, 100)
+"""The k of pass@k; the paper's Table 8 has 1, 80 (MBPP) and 100 (HumanEval)."""
+
+
+@dataclass(frozen=True)
+class Generation:
+    """How the tasks are answered in which the model writes."""
+
+    samples: int = 1
+    """Answers to a problem: the k of maj1@k, and the n that pass@k is estimated from."""
+    temperature: float = 0.0
+    """0 is greedy. The paper has 0.1 for pass@1 and 0.8 for pass@80 and pass@100; Minerva, whose
+    setup it takes for maj1@k, 0.6."""
+    top_p: float = 0.95
+    """Only tokens within this much probability are drawn."""
+    seed: int = 0
+    """Same seed, same text, however many processes share the work."""
+    batch_size: int = 32
+    """Answers that are written side by side."""
+    execute_code: bool = False
+    """Run what the model wrote for HumanEval and MBPP, in a sandbox. Without it, these tasks give
+    only the bits per byte of the right solutions."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.batch_size < 1:
+            raise ConfigError("samples and batch_size are at least 1", "leave them out")
+        if self.samples > 1 and self.temperature == 0:
+            raise ConfigError(
+                f"{self.samples} samples at temperature 0 are all the same",
+                "set a temperature, such as 0.6 for maj1@k or 0.8 for pass@k",
+            )
+
+
+def score_problems(
+    model: Llama,
+    tokenizer: Tokenizer,
+    task: Task,
+    problems: Sequence[Problem],
+    settings: Generation = Generation(),  # noqa: B008
+    done: Callable[[int], object] = lambda problems: None,
+) -> list[Row]:
+    """One row for each problem, in order; ``done`` is told how many were finished.
+
+    Raises:
+        ConfigError: code is to be executed where it cannot be confined.
+        DataError: the model's output is not finite.
+    """
+    decoder, rows = Decoder(model), []
+    for start in range(0, len(problems), CHUNK):
+        part = problems[start : start + CHUNK]
+        new = gold_rows(model, tokenizer, part)
+        # A program that will not be run need not be written.
+        if task.program is None or settings.execute_code:
+            written = write(decoder, tokenizer, part, settings)
+            for row, answer in zip(new, written, strict=True):
+                row |= answer
+            judge(task, part, new)
+        rows += new
+        done(len(part))
+    return rows
+
+
+def gold_rows(model: Llama, tokenizer: Tokenizer, problems: Sequence[Problem]) -> list[Row]:
+    """The beginning of each row: log P(right answer | prompt), in nats, and its bytes.
+
+    ``gold_truncated`` tokens of prompt and answer do not fit the model's context.
+    """
+    encoded = [encode(tokenizer, (problem.prompt, problem.completion)) for problem in problems]
+    values = log_likelihoods(model, encoded)
+    cut = [max(0, len(ids) - 1 - model.config.max_seq_len) for ids, _ in encoded]
+    return [
+        {
+            "id": problem.id,
+            "group": problem.group,
+            "log_likelihood": round(value, 6),
+            "bytes": scored_bytes(problem),
+            "gold_truncated": lost,
+            "truncated": lost,  # more if the answer is written, which needs room
+            "score": None,
+        }
+        for problem, lost, value in zip(problems, cut, values, strict=True)
+    ]
+
+
+def scored_bytes(problem: Problem) -> int:
+    """UTF-8 bytes of the right answer, with the blanks before it that ``encode`` counts to it."""
+    blanks = problem.prompt[len(problem.prompt.rstrip()) :]
+    return len((blanks + problem.completion).encode())
+
+
+def write(
+    decoder: Decoder, tokenizer: Tokenizer, problems: Sequence[Problem], settings: Generation
+) -> Iterator[Row]:
+    """What the model writes for each problem: ``prompt_tokens``, ``truncated``, ``written``.
+
+    A prompt that leaves no room for the answer loses its beginning: ``truncated`` tokens of it.
+    """
+    prompts, cut = [], []
+    for problem in problems:
+        ids = tokenizer.encode(problem.prompt, bos=True)
+        room = decoder.config.max_seq_len - new_tokens(decoder, problem)
+        prompts.append(ids[-room:])
+        cut.append(max(0, len(ids) - room))
+    texts = sample(decoder, tokenizer, problems, prompts, settings)
+    for prompt, lost, written in zip(prompts, cut, texts, strict=True):
+        yield {"prompt_tokens": len(prompt) + lost, "truncated": lost, "written": written}
+
+
+def new_tokens(decoder: Decoder, problem: Problem) -> int:
+    """Tokens the answer may have: at most half of the context, so that a prompt is left."""
+    return min(problem.max_new_tokens, decoder.config.max_seq_len // 2)
+
+
+def sample(
+    decoder: Decoder,
+    tokenizer: Tokenizer,
+    problems: Sequence[Problem],
+    prompts: Sequence[list[int]],
+    settings: Generation,
+) -> list[list[str]]:
+    """``samples`` texts for each problem, cut at its stop strings.
+
+    Greedy answers are written side by side. Samples are drawn problem by problem, with a seed made
+    of the problem's name: so they do not depend on which problems are asked besides.
+    """
+    sampling = Sampling(settings.temperature, top_p=settings.top_p)
+    greedy = settings.temperature == 0
+    texts: list[list[str]] = [[] for _ in problems]
+    for numbers in same_rules(problems) if greedy else ([i] for i in range(len(problems))):
+        first = problems[numbers[0]]
+        seed = f"{settings.seed} {first.id}".encode()
+        ids = generate_tokens(
+            decoder,
+            [prompts[i] for i in numbers for _ in range(settings.samples)],
+            sampling,
+            new_tokens(decoder, first),
+            seed=int.from_bytes(hashlib.sha256(seed).digest()[:8], "little"),
+            finished=stops(tokenizer, first.stop),
+            batch_size=settings.batch_size,
+        )
+        found = iter(cut_at(as_text(tokenizer, new), first.stop) for new in ids)
+        for i in numbers:
+            texts[i] = [next(found) for _ in range(settings.samples)]
+    return texts
+
+
+def same_rules(problems: Sequence[Problem]) -> list[list[int]]:
+    """The numbers of the problems, grouped by where their answers end."""
+    groups: dict[object, list[int]] = {}
+    for i, problem in enumerate(problems):
+        groups.setdefault((problem.stop, problem.max_new_tokens), []).append(i)
+    return list(groups.values())
+
+
+def stops(tokenizer: Tokenizer, stop: Sequence[str]) -> Callable[[int, list[int]], bool]:
+    """Whether an answer is complete: the end mark, or a stop string within its last bytes."""
+    marks = [mark.encode() for mark in stop]
+    longest = max(map(len, marks), default=1)
+
+    def finished(_: int, new: list[int]) -> bool:
+        if new[-1] == tokenizer.eos_id:
+            return True
+        # One step adds one piece; a mark that ends in it began at most so many pieces before.
+        tail = b"".join(tokenizer.piece_bytes[i] for i in new[-longest:])
+        return any(mark in tail for mark in marks)
+
+    return finished
+
+
+def as_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
+    """The text of ids that stand behind other text (so the space at the beginning is kept)."""
+    kept = ids[: ids.index(tokenizer.eos_id)] if tokenizer.eos_id in ids else ids
+    return b"".join(tokenizer.piece_bytes[i] for i in kept).decode("utf-8", "replace")
+
+
+def cut_at(text: str, stop: Sequence[str]) -> str:
+    """The text before the first of the stop strings."""
+    return text[: min((text.find(mark) for mark in stop if mark in text), default=len(text))]
+
+
+def judge(task: Task, problems: Sequence[Problem], rows: list[Row]) -> None:
+    """Fill in ``scores`` of the texts, their mean ``score``, and what they were judged by.
+
+    ``answers`` are what was found in the texts; ``majority_score`` is the score of the answer that
+    most of them gave; ``reasons`` say what became of programs.
+    """
+    if task.program is not None:
+        programs = [
+            task.program(p, text) for p, row in zip(problems, rows, strict=True)
+            for text in row["written"]
+        ]  # fmt: skip
+        outcomes = iter(run_programs(programs))
+    for problem, row in zip(problems, rows, strict=True):
+        texts = row["written"]
+        if task.program is not None:
+            ran = [next(outcomes) for _ in texts]
+            row["scores"] = [float(outcome.passed) for outcome in ran]
+            row["reasons"] = [outcome.reason for outcome in ran]
+        else:
+            row["scores"] = [task.grade(problem, text) for text in texts]
+        if task.extract is not None:
+            row["answers"] = [task.extract(text) for text in texts]
+            chosen = majority(row["answers"])
+            place = row["answers"].index(chosen) if chosen is not None else 0
+            row["majority_score"] = row["scores"][place]
+        row["score"] = sum(row["scores"]) / len(texts)
+
+
+def summarise(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
+    """The results of a benchmark, from its rows alone.
+
+    Returns:
+        ``n``, ``accuracy`` with ``se`` (None if code was not run), ``chance``, ``majority`` and
+        ``centred``, ``gold_bpb``, ``truncated`` (prompts), ``groups``, and where they apply
+        ``zero_hit_bound``, ``samples``, ``maj1@k`` and ``pass@k``.
+
+    Raises:
+        DataError: there are no rows.
+    """
+    if not rows:
+        raise DataError(f"{task.name} has no problems", "fetch the data again")
+    result: dict[str, Any] = {"n": len(rows), "chance": 0.0, "majority": 0.0}
+    result |= _accuracy(rows) | {"gold_bpb": gold_bpb(rows)}
+    result["centred"] = result["accuracy"]
+    result["truncated"] = sum(row["truncated"] > 0 for row in rows)
+    result["gold_truncated"] = sum(row["gold_truncated"] > 0 for row in rows)
+    groups = dict.fromkeys(row["group"] for row in rows if row["group"])
+    parts = {name: [row for row in rows if row["group"] == name] for name in groups}
+    result["groups"] = {
+        name: {"n": len(part), "gold_bpb": gold_bpb(part)} | _accuracy(part)
+        for name, part in parts.items()
+    }
+    if result["accuracy"] is None:
+        return result
+    result["samples"] = samples = len(rows[0]["written"])
+    if result["accuracy"] == 0:
+        result["zero_hit_bound"] = zero_hit_bound(len(rows))
+    if task.extract is not None and samples > 1:
+        result[f"maj1@{samples}"] = sum(row["majority_score"] for row in rows) / len(rows)
+    if task.program is not None:
+        for k in PASS_AT:
+            if k <= samples:
+                values = [pass_at_k(samples, int(sum(row["scores"])), k) for row in rows]
+                result[f"pass@{k}"] = sum(values) / len(rows)
+    return result
+
+
+def gold_bpb(rows: Sequence[Row]) -> float:
+    """Bits per byte of the right answers."""
+    nats = -sum(row["log_likelihood"] for row in rows)
+    return nats / math.log(2) / sum(row["bytes"] for row in rows)
+
+
+def _accuracy(rows: Sequence[Row]) -> dict[str, float | None]:
+    if any(row["score"] is None for row in rows):
+        return {"accuracy": None, "se": None}
+    n = len(rows)
+    mean = sum(row["score"] for row in rows) / n
+    variance = sum((row["score"] - mean) ** 2 for row in rows) / max(1, n - 1)
+    return {"accuracy": mean, "se": math.sqrt(variance / n)}
