@@ -30,6 +30,7 @@ from minillama.generate import Decoder, Sampling, generate_tokens
 from minillama.generate.quantise import quantised
 from minillama.model import Llama
 from minillama.tokenizer import SPACE, Tokenizer
+from minillama.train.allocator import keep_freed_memory
 from minillama.train.checkpoint import load_model
 from minillama.train.config import read_config
 
@@ -219,6 +220,7 @@ def bench_generate(
             the run by default.
         max_tokens: validation tokens scored in each slice.
     """
+    keep_freed_memory()
     if tokens < 1 or rounds < 1:
         raise ConfigError(f"{tokens} tokens, {rounds} rounds", "choose 1 or more of each")
     model, pieces = _model(source, tied)

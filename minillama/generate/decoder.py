@@ -7,8 +7,8 @@ a model's weights once into another layout, and leaves the model alone:
 - wq, wk, wv become one matrix, and so do w1, w3: fewer and longer products;
 - matrices are stored transposed, ``(in, out)``, because the kernel for vector times matrix reads
   memory in order then (for the output matrix three times the speed);
-- the output matrix is cut into stripes, as many as there are threads, since the kernel for one
-  vector uses one thread;
+- the output matrix is cut into stripes that threads share, since the kernel for one vector uses
+  one thread;
 - logits are computed for the last position of a prompt only.
 
 The price is the memory of the weights once more. Sequences of different lengths share a step: each
@@ -32,12 +32,15 @@ Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """Layer, queries, keys and values ``(rows, heads, head_dim)`` to the mixed values, same shape."""
 STRIPED = 4_000_000
 """Weights from which a matrix is cut into stripes; for a smaller one, waking threads costs more."""
+PER_THREAD = 8
+"""Stripes for each thread: narrow ones stay in its cache while a batch is multiplied with them."""
 
 
 def transposed(*weights: Tensor) -> Product:
     """The product with all of ``weights``, each ``(out, in)``, side by side."""
     weight = torch.cat(weights)  # (out, in)
-    stripes = torch.get_num_threads() if weight.is_cpu and weight.numel() >= STRIPED else 1
+    striped = weight.is_cpu and weight.numel() >= STRIPED
+    stripes = PER_THREAD * torch.get_num_threads() if striped else 1
     if stripes == 1 or len(weight) % stripes:
         matrix = weight.t().contiguous()  # (in, out)
         return lambda x: x @ matrix
