@@ -66,6 +66,7 @@ def test_code_that_is_right_and_code_that_is_not():
     assert run_program([]).passed
 
 
+OUTSIDE = Path(tempfile.gettempdir()) / "minillama-was-here"
 ESCAPES = {
     "fork bomb": ("import os\nwhile True: os.fork()", REFUSED),
     "double fork": ("import os\nif os.fork() == 0:\n os.setsid()\n os.fork()", REFUSED),
@@ -81,13 +82,13 @@ ESCAPES = {
     "slow hog": ("x = []\nwhile True: x.append(bytearray(1 << 20))", "MemoryError"),
     "output flood": ("while True: print('x' * 1000)", "output"),
     "error flood": ("import os\nwhile True: os.write(2, b'x' * 1000)", "output"),
-    "file outside": ("open('/tmp/minillama-was-here', 'w')", REFUSED),
+    "file outside": (f"open({str(OUTSIDE)!r}, 'w')", REFUSED),
     "file in the folder": ("open('x', 'w')", REFUSED),
     "huge file": ("f = open('x', 'wb')\nwhile 1: f.write(bytes(1 << 20))", REFUSED),
     "memory file": ("import os\nos.memfd_create('x')", REFUSED),
     "reading": ("open('/etc/passwd').read()", REFUSED),
     "listing": ("import os\nos.listdir('/')", REFUSED),
-    "deleting": ("import os\nos.remove('/tmp/minillama-was-here')", REFUSED),
+    "deleting": (f"import os\nos.remove({str(OUTSIDE)!r})", REFUSED),
     "memory of the parent": ("import os\nopen(f'/proc/{os.getppid()}/environ').read()", REFUSED),
     "own environment": ("open('/proc/self/environ').read()", REFUSED),
     "killing the parent": ("import os\nos.kill(os.getppid(), 9)", REFUSED),
@@ -103,7 +104,7 @@ def test_no_way_out(name):
     program, reason = ESCAPES[name]
     outcome = run_program([program], QUICK)
     assert not outcome.passed and reason in outcome.reason, outcome
-    assert not Path("/tmp/minillama-was-here").exists()
+    assert not OUTSIDE.exists()
 
 
 @pytest.mark.parametrize("family", ["AF_INET", "AF_UNIX", "AF_NETLINK"])

@@ -12,7 +12,7 @@ EXAMPLE_TESTS = (
     """assert is_not_prime(7) == False
 assert is_not_prime(12) == True
 assert is_not_prime(49) == True""",
-    """assert find_Rotations("xxx") == 1
+    """assert find_Rotations("aaa") == 1
 assert find_Rotations("xyxy") == 2
 assert find_Rotations("xyz") == 3""",
     """assert heap_queue_largest([4, 9, 1, 7], 1) == [9]
