@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import importlib
+import io
 import os
 import sys
 import warnings
@@ -235,6 +236,7 @@ def chat(arguments: Sequence[str]) -> None:
             max_seq_len: the context length, which Meta's format does not tell.
         """
         decoder, pieces = load_decoder(source, step, max_seq_len, quantise)
+        replace_errors(sys.stdin)
         write_by_turns(
             decoder, pieces, (line.rstrip("\n") for line in sys.stdin),
             lambda text: print(text, end="", flush=True), max_new_tokens=max_new_tokens,
@@ -337,6 +339,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit with 1 for an error the user can mend, 128 + n after signal n."""
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else arguments
+    replace_errors(sys.stdout)
     try:
         run(arguments)
         sys.stdout.flush()
@@ -359,6 +362,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not hasattr(error, "exit_code"):
             raise
         fail(str(error), error.exit_code)
+
+
+def replace_errors(stream: Any) -> None:
+    """Read bytes that are no text, and write what an encoding lacks, as marks and not as errors."""
+    if isinstance(stream, io.TextIOWrapper):
+        stream.reconfigure(errors="replace")
 
 
 def drop_output() -> None:

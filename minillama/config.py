@@ -81,7 +81,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for field in ("dim", "n_layers", "n_heads", "vocab_size", "multiple_of", "max_seq_len"):
             if getattr(self, field) < 1:
-                raise ConfigError(f"{field} = {getattr(self, field)}", f"{field} must be positive")
+                raise ConfigError(f"{field} = {getattr(self, field)}", "it must be positive")
         if self.dim % self.n_heads:
             raise ConfigError(
                 f"dim = {self.dim} is not a multiple of n_heads = {self.n_heads}",
@@ -92,8 +92,11 @@ class ModelConfig:
                 f"the head dimension {self.head_dim} is odd",
                 "rotary embeddings turn pairs of features, so dim / n_heads must be even",
             )
-        if self.norm_eps <= 0 or self.rope_theta <= 0:
-            raise ConfigError("norm_eps and rope_theta must be positive", "the paper has 1e-6, 1e4")
+        if not (0 < self.norm_eps < math.inf and 0 < self.rope_theta < math.inf):
+            raise ConfigError(
+                f"norm_eps = {self.norm_eps}, rope_theta = {self.rope_theta}",
+                "they must be positive numbers; the paper has 1e-6 and 1e4",
+            )
         if self.rope_scaling is not None and (self.head_dim == 2 or self.rope_theta <= 1):
             raise ConfigError(
                 f"rope_scaling with head_dim = {self.head_dim}, rope_theta = {self.rope_theta}",

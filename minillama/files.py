@@ -68,7 +68,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist", "check the path") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also too many digits, or brackets
         what = f"{path} is not valid JSON ({error})"
         raise DataError(what, "delete it and make it again") from None
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from minillama.errors import ConfigError, DataError, nearest
-from minillama.files import read_json
+from minillama.evaluate.scoring import read_record
 from minillama.paper import PARAMETERS
 from minillama.train.config import TrainConfig, read_config
 from minillama.train.log import read_metrics
@@ -55,7 +55,7 @@ class Run:
         logged = {line["step"]: line.get("valid_loss") for line in self.metrics}
         paths = sorted(self.folder.glob("evaluations/step-*.json"))
         return [
-            record for record in map(read_json, paths)
+            record for record in map(read_record, paths)
             if logged.get(record["step"], "no such step") == record["valid_loss"]
         ]  # fmt: skip
 

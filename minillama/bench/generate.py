@@ -70,8 +70,8 @@ class Row:
     """How many of its first ids are those of ``minillama``."""
 
 
-def weight_bytes(config: ModelConfig, bytes_each: int = 4) -> int:
-    """What a step reads: all weights but the embeddings, of which it takes one row."""
+def step_bytes(config: ModelConfig, bytes_each: int = 4) -> int:
+    """Bytes of weights that a step reads: all but the embeddings, of which it takes one row."""
     return bytes_each * (config.num_parameters() - (config.vocab_size - 1) * config.dim)
 
 
@@ -230,11 +230,11 @@ def bench_generate(
             f"{tokens} tokens do not fit the context of {config.max_seq_len}",
             f"choose --tokens {config.max_seq_len - 1} or fewer",
         )
-    one, decoder = weight_bytes(config), Decoder(model)
+    one, decoder = step_bytes(config), Decoder(model)
     contenders = [
         Contender(ALONE, ours(decoder, [1], 1), one),
         Contender(TOGETHER, ours(decoder, [1], BATCH), one / BATCH),
-        Contender(EIGHT, ours(quantised(model), [1], 1), weight_bytes(config, 1)),
+        Contender(EIGHT, ours(quantised(model), [1], 1), step_bytes(config, 1)),
     ]
     theirs = transformers(model, [1])
     if theirs:

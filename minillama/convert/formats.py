@@ -1,5 +1,6 @@
 """The formats by name, for whoever only knows which folder and which program."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -7,7 +8,7 @@ import torch
 from minillama.convert import gguf, huggingface, llama2c, meta
 from minillama.convert.shards import MAX_BYTES
 from minillama.errors import CheckpointError, ConfigError, nearest
-from minillama.model import Llama
+from minillama.model import Llama, check_finite
 from minillama.tokenizer import Tokenizer
 
 FORMATS = ("huggingface", "meta", "llama2c", "gguf")
@@ -52,13 +53,13 @@ def save(
 
     Raises:
         CheckpointError: a weight is no finite number, the tokenizer is another model's, or the
-            folder cannot be written.
+            folder cannot be written, or is a run's or another format's.
         ConfigError: the format or the dtype is unknown, or cannot hold the model.
     """
     check_format(to)
     if to != "meta" and shards != 1:
         raise ConfigError(f"{shards} shards for {to}", "leave --shards out: only meta has them")
-    if shard_gb is not None and (to != "huggingface" or not shard_gb > 0):
+    if shard_gb is not None and (to != "huggingface" or not 0 < shard_gb < math.inf):
         what = "it must be positive" if to == "huggingface" else "only huggingface has it"
         raise ConfigError(f"--shard-gb {shard_gb:g} for {to}", what)
     if dtype is not None:
@@ -67,6 +68,10 @@ def save(
         for weight in model.parameters():
             weight.data = weight.data.to(DTYPES[dtype])
     check_finite(model)
+    mark = {"huggingface": "params.json", "meta": "config.json"}.get(to, "checkpoints")
+    for other in ("checkpoints", mark):  # whoever loads the folder would take one for the other
+        if (folder / other).exists():
+            raise CheckpointError(f"{folder} holds another model ({other})", "name another folder")
     if to == "meta":
         return meta.save(model, tokenizer, folder, shards)
     if to == "huggingface":
@@ -81,13 +86,3 @@ def check_format(name: str) -> None:
     """Raise ``ConfigError`` that suggests the nearest format, if there is none of this name."""
     if name not in FORMATS:
         raise ConfigError(f"unknown format '{name}'", nearest(name, FORMATS))
-
-
-def check_finite(model: Llama) -> None:
-    """Raise ``CheckpointError`` naming the first weight that is NaN or infinite."""
-    for name, weight in model.state_dict().items():
-        if bad := weight.numel() - int(weight.isfinite().sum()):
-            raise CheckpointError(
-                f"'{name}' has {bad} of {weight.numel()} numbers that are NaN or infinite",
-                "take an earlier checkpoint, or another dtype",
-            )

@@ -205,6 +205,9 @@ def _tokenizer(fields: Mapping[str, Any], path: Path) -> Tokenizer:
         raise ConfigError(f"{path}: the tokenizer is {kind!r}", "only 'llama' can be loaded")
     if fields.get("tokenizer.ggml.add_space_prefix") is False:
         raise ConfigError(f"{path}: add_space_prefix = False", "only True, LLaMA's, can be loaded")
+    for mark, own in (("bos", Tokenizer.bos_id), ("eos", Tokenizer.eos_id)):
+        if (given := fields.get(f"tokenizer.ggml.{mark}_token_id", own)) != own:
+            raise ConfigError(f"{path}: {mark}_token_id = {given!r}", f"only {own} can be loaded")
     columns = [fields.get(f"tokenizer.ggml.{key}") for key in ("tokens", "scores", "token_type")]
     try:
         entries = [Piece(*entry) for entry in zip(*columns, strict=True)]

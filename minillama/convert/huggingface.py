@@ -16,9 +16,11 @@ from torch import Tensor
 from minillama.config import ModelConfig, RopeScaling
 from minillama.convert import shards
 from minillama.convert.parts import (
+    FLOATS,
     MEND,
     assemble,
     blank,
+    check_size,
     check_vocabulary,
     read_object,
     read_tokenizer,
@@ -137,7 +139,7 @@ def _check(state: dict[str, Tensor], config: ModelConfig) -> None:
         raise CheckpointError(f"the checkpoint {problem} '{wrong[0]}'", fit)
     for meta, other in table.items():
         weight, shape = state[other], shapes[meta]
-        if weight.shape != shape or not weight.is_floating_point():
+        if weight.shape != shape or weight.dtype not in FLOATS:
             found = f"{tuple(weight.shape)} {weight.dtype}, not {tuple(shape)} of a float type"
             raise CheckpointError(f"the checkpoint's tensor '{other}' is {found}", fit)
 
@@ -200,7 +202,7 @@ def config_from_huggingface(given: dict[str, Any], source: str = "config.json") 
     """The inverse of ``config_to_huggingface``; ``source`` is named in errors.
 
     Raises:
-        CheckpointError: a setting is missing.
+        CheckpointError: a setting is missing, or larger than any model's.
         ConfigError: the model is not one of the paper's architecture.
     """
     try:
@@ -213,10 +215,10 @@ def config_from_huggingface(given: dict[str, Any], source: str = "config.json") 
         for multiple in (given.get("multiple_of", 256), *powers, hidden_dim):
             config = ModelConfig(**settings, multiple_of=multiple)
             if config.hidden_dim == hidden_dim:
-                return config
+                return check_size(config, source)
     except KeyError as error:
         raise CheckpointError(f"{source} lacks {error}", MEND) from None
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(f"{source} is malformed ({error})", "fetch it again") from None
     raise ConfigError(
         f"{source}: intermediate_size = {hidden_dim} is less than 8/3 of hidden_size",

@@ -21,9 +21,11 @@ from torch import Tensor
 
 from minillama.config import ModelConfig
 from minillama.convert.parts import (
+    FLOATS,
     MEND,
     assemble,
     blank,
+    check_size,
     check_vocabulary,
     read_object,
     read_tokenizer,
@@ -147,7 +149,7 @@ def _read_config(
         rope_theta = float(given.get("rope_theta", ModelConfig.rope_theta))
     except KeyError as error:
         raise CheckpointError(f"{source} lacks {error}", MEND) from None
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{source} is malformed ({error})", MEND) from None
     plain = {"n_kv_heads": settings["n_heads"], "ffn_dim_multiplier": 1, "use_scaled_rope": False}
     for key, value in plain.items():
@@ -156,13 +158,14 @@ def _read_config(
                 f"{source}: {key} = {given[key]!r} instead of {value!r}",
                 "only models of the paper's architecture can be loaded",
             )
-    return ModelConfig(
+    config = ModelConfig(
         **settings,
         vocab_size=tokenizer.vocab_size if vocab_size == -1 else vocab_size,
         norm_eps=norm_eps,
         rope_theta=rope_theta,
         max_seq_len=max_seq_len,
     )
+    return check_size(config, source)
 
 
 def _find_shards(folder: Path) -> list[Path]:
@@ -215,7 +218,7 @@ def _check(
             )
     for name, shape in shapes.items():
         found, expected = part[name], part_shape(name, shape, shards)
-        if found.shape != expected or not found.is_floating_point():
+        if found.shape != expected or found.dtype not in FLOATS:
             raise CheckpointError(
                 f"{file}: '{name}' is {tuple(found.shape)} {found.dtype}, not {tuple(expected)} of "
                 "a float type",

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import sentencepiece
 import torch
 from torch import Tensor
 
@@ -17,6 +18,23 @@ from minillama.model import Llama, model_table
 from minillama.tokenizer import Tokenizer
 
 MEND = "fetch the folder again"
+
+FLOATS = (torch.float32, torch.float16, torch.bfloat16, torch.float64)
+"""Types that a model can compute with; others, such as 8 bits, only store."""
+
+LARGEST = {"dim": 2**17, "hidden_dim": 2**20, "n_layers": 2**10, "vocab_size": 2**20,
+           "max_seq_len": 2**20}  # fmt: skip
+"""More than any model has. Damaged settings beyond would take hours, or all memory."""
+
+
+def check_size(config: ModelConfig, source: object) -> ModelConfig:
+    """The configuration; raises ``CheckpointError`` if it is beyond ``LARGEST``."""
+    for field, largest in LARGEST.items():
+        if (value := getattr(config, field)) > largest:
+            raise CheckpointError(
+                f"{source}: {field} = {value}, but at most {largest} can be loaded", "check it"
+            )
+    return config
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -39,12 +57,19 @@ def read_tokenizer(path: Path) -> Tokenizer:
 
 
 def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, folder: Path) -> None:
-    """Raise ``CheckpointError`` unless tokenizer and model have the same number of pieces."""
+    """Raise ``CheckpointError`` unless pieces are as many as the model's, and marks 0, 1, 2."""
     if tokenizer.vocab_size != config.vocab_size:
         raise CheckpointError(
             f"{folder}: the tokenizer has {tokenizer.vocab_size} pieces but the model has "
             f"{config.vocab_size}",
             "use the tokenizer that the model was trained with",
+        )
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+    marks = processor.unk_id(), processor.bos_id(), processor.eos_id()
+    if marks != (Tokenizer.unk_id, Tokenizer.bos_id, Tokenizer.eos_id):
+        raise CheckpointError(
+            f"{folder}: <unk>, <s> and </s> have the ids {marks}, not (0, 1, 2)",
+            "only vocabularies laid out as LLaMA's can be used",
         )
 
 

@@ -81,7 +81,7 @@ def find(folder: Path) -> dict[str, Path]:
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{index} names no file", MEND)
     for file in places.values():
-        if not isinstance(file, str) or not re.fullmatch(r"[^/\\]+\.safetensors", file):
+        if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
             raise CheckpointError(f"{index} names {file!r}, which is not in its folder", MEND)
     for file in sorted(set(places.values())):
         here = header(folder / file).keys()

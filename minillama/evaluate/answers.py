@@ -27,8 +27,15 @@ def normalise(answer: str) -> str:
 
 
 def exact_match(answer: str, accepted: Iterable[str]) -> bool:
-    """Whether the answer equals any of the accepted ones after ``normalise``."""
-    return normalise(answer) in {normalise(each) for each in accepted}
+    """Whether the answer equals any of the accepted ones after ``normalise``.
+
+    Some accepted answers ("The The", "A") have nothing left then; an empty answer is still wrong.
+    """
+
+    def comparable(text: str) -> str:
+        return normalise(text) or text.strip().lower()
+
+    return comparable(answer) in {comparable(each) for each in accepted}
 
 
 def last_boxed(text: str) -> str | None:
@@ -84,12 +91,11 @@ def math_answer(text: str) -> str | None:
 
 
 def _plain(number: str) -> str:
-    """As in 1,200.50 -> 1200.5 and .5 -> 0.5."""
-    number = number.replace(",", "")
-    whole, _, decimals = number.partition(".")
-    whole = whole if whole.strip("-") else whole + "0"
-    decimals = decimals.rstrip("0")
-    return f"{whole}.{decimals}" if decimals else whole
+    """As in 1,200.50 -> 1200.5, .5 -> 0.5 and 007 -> 7."""
+    whole, _, decimals = number.replace(",", "").partition(".")
+    digits, decimals = whole.lstrip("-0") or "0", decimals.rstrip("0")
+    plain = f"{digits}.{decimals}" if decimals else digits
+    return f"-{plain}" if whole.startswith("-") and plain != "0" else plain
 
 
 DECORATION = re.compile(

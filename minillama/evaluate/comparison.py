@@ -111,7 +111,10 @@ class Result:
     def above(self) -> bool:
         """Whether it is more than two standard errors above all of them."""
         highest = max((v for v in self.floor.values() if v is not None), default=math.inf)
-        return self.se is not None and self.value - 2 * self.se > highest
+        if self.se is None or self.value <= highest:
+            return False
+        guesser = math.sqrt(highest * (1 - highest) / self.n)  # for few questions, all right
+        return self.value - 2 * max(self.se, guesser) > highest
 
     def text(self) -> str:
         """In percent, with the standard error; for no hit at all, how many it could be."""

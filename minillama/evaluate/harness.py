@@ -18,7 +18,7 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from minillama.errors import CheckpointError, ConfigError, nearest
+from minillama.errors import CheckpointError, ConfigError, DataError, nearest
 from minillama.evaluate.multiple_choice import judgements, windows
 from minillama.evaluate.tasks import Question
 from minillama.files import write_json, write_text
@@ -215,17 +215,27 @@ def harness(
         output: write the results and every answer there, as JSON.
 
     Raises:
-        ConfigError: an unknown task.
+        ConfigError: an unknown task, none, or a limit below 1.
         CheckpointError: no such run or checkpoint.
+        DataError: a task's data is not on this machine and cannot be fetched.
     """
     if last_good(run) is None:
         raise CheckpointError(f"{run} has no checkpoint", "name a run folder, or train it first")
-    results = lm_eval.simple_evaluate(
-        model="minillama",
-        model_args={"checkpoint": str(run), "step": step, "device": device},
-        tasks=list(tasks), task_manager=find_tasks(tasks, include_path), num_fewshot=num_fewshot,
-        limit=limit, log_samples=output is not None,
-    )  # fmt: skip
+    if not tasks or (limit is not None and limit < 1):
+        raise ConfigError("there is nothing to ask", "name a task, and a limit of at least 1")
+    manager = find_tasks(tasks, include_path)
+    try:
+        results = lm_eval.simple_evaluate(
+            model="minillama",
+            model_args={"checkpoint": str(run), "step": step, "device": device},
+            tasks=list(tasks), task_manager=manager, num_fewshot=num_fewshot,
+            limit=limit, log_samples=output is not None,
+        )  # fmt: skip
+    except OSError as error:  # the hub's errors are among them
+        reason = str(error).split("\n")[0]
+        raise DataError(
+            f"a task's data cannot be had: {reason}", "connect to the network, or name a task file"
+        ) from error
     if output is not None:
         write_json(output, plain(results))
     return make_table(results)

@@ -158,8 +158,10 @@ def long_context(
         CheckpointError: no such run or checkpoint, or the corpus has another tokenizer.
         DataError: no corpus, or its documents are too short.
     """
-    if n_stretches < 2 or not lengths:
-        raise ConfigError("fewer than 2 stretches, or no lengths", "ask for more")
+    if n_stretches < 2 or min(lengths, default=0) < SCORED:
+        raise ConfigError(
+            f"fewer than 2 stretches, or lengths {lengths} below {SCORED}", "ask for more"
+        )
     step = checkpoint.last_good(run) if step is None else step
     model, _ = checkpoint.load_model(run, step)  # names what is wrong if step is None
     text, config = open_corpus(corpus), read_config(run / "config.toml")
@@ -198,5 +200,5 @@ def table(record: dict[str, Any]) -> str:
 if __name__ == "__main__":
     try:
         print(table(read_json(tyro.cli(long_context, prog="minillama.evaluate.long_context"))))
-    except MinillamaError as error:
+    except (MinillamaError, OSError) as error:
         sys.exit(f"error: {error}")

@@ -6,10 +6,12 @@ The choices of a question share its context, so the context goes through the mod
 all choices: half of the work on HellaSwag, two thirds on ARC.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from minillama.errors import DataError
 from minillama.evaluate.packed import Bundle, score_rows
 from minillama.evaluate.scoring import Row, make_row
 from minillama.evaluate.tasks import ANSWER, Question
@@ -108,7 +110,11 @@ def judgements(
     requests: Sequence[tuple[list[int], int]],
     done: Callable[[int], object] = lambda windows: None,
 ) -> list[tuple[float, bool]]:
-    """``log_likelihoods``, and whether each completion is what greedy decoding would write."""
+    """``log_likelihoods``, and whether each completion is what greedy decoding would write.
+
+    Raises:
+        DataError: the model's output is not finite.
+    """
     length = model.config.max_seq_len
     cut = [w for i, (ids, start) in enumerate(requests) for w in windows(i, ids, start, length)]
     totals, greedy = [0.0] * len(requests), [True] * len(requests)
@@ -118,6 +124,8 @@ def judgements(
             totals[number] += value
             greedy[number] &= likeliest
         done(len(numbers))
+    if not all(map(math.isfinite, totals)):
+        raise DataError("the model's output is not finite", "take an earlier checkpoint")
     return list(zip(totals, greedy, strict=True))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from minillama.corpus.shards import Corpus, open_corpus
 from minillama.errors import MinillamaError
 from minillama.evaluate.exams import Exam
+from minillama.evaluate.generation import scored_bytes
 from minillama.evaluate.multiple_choice import encode
 from minillama.evaluate.ngram import NGram, request_log_likelihoods, training_tokens
 from minillama.evaluate.scoring import record_name
@@ -59,7 +60,7 @@ def null_line(model: NGram, tokenizer: Tokenizer, exam: Exam) -> dict[str, Any]:
     if exam.task.kind == "generation":
         gold = [encode(tokenizer, (p.prompt, p.completion)) for p in exam.questions]
         nats = -sum(request_log_likelihoods(model, gold))
-        size = sum(len(p.completion.encode()) for p in exam.questions)
+        size = sum(map(scored_bytes, exam.questions))
         return {"n": len(gold), "accuracy": None, "gold_bpb": nats / math.log(2) / size}
     requests = exam.requests(tokenizer, exam.questions)
     result = exam.summarise(

@@ -14,6 +14,7 @@ import tyro
 
 from minillama import paper
 from minillama.errors import ConfigError, DataError
+from minillama.evaluate import scoring
 from minillama.evaluate.comparison import (
     FLOOR,
     LAYOUTS,
@@ -24,8 +25,6 @@ from minillama.evaluate.comparison import (
     in_percent,
     result_of,
 )
-from minillama.evaluate.scoring import record_name
-from minillama.files import read_json
 from minillama.train.config import read_config
 
 Form = Literal["text", "markdown", "json"]
@@ -289,7 +288,7 @@ def report_runs(
 def read_record(run: Path, step: int | None, style: str, limit: int | None) -> Record:
     """What is stored of a run. Raises ``DataError`` that names what there is instead."""
     wanted = "*" if step is None else f"{step:08d}"
-    name = record_name(f"step-{wanted}", {"style": style, "limit": limit})
+    name = scoring.record_name(f"step-{wanted}", {"style": style, "limit": limit})
     folder = run / "evaluations"
     dots = name.count(".")  # another style or limit adds one
     found = sorted(path for path in folder.glob(f"{name}.json") if path.stem.count(".") == dots)
@@ -299,4 +298,4 @@ def read_record(run: Path, step: int | None, style: str, limit: int | None) -> R
             f"{run} has no evaluation {name} (there are: {there})", "run `minillama evaluate`"
         )
     parameters = read_config(run / "config.toml").model.num_parameters()
-    return {"parameters": parameters} | read_json(found[-1])
+    return {"parameters": parameters} | scoring.read_record(found[-1])

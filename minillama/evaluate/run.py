@@ -20,7 +20,7 @@ from minillama.evaluate.exams import Exam, choose_exams
 from minillama.evaluate.generation import Generation
 from minillama.evaluate.null import null_lines
 from minillama.evaluate.report import report
-from minillama.evaluate.scoring import Row, read_rows, record_name, write_rows
+from minillama.evaluate.scoring import FORMAT, Row, read_rows, record_name, write_rows
 from minillama.evaluate.tasks import wheel
 from minillama.files import read_json, write_json
 from minillama.tokenizer import Tokenizer
@@ -29,8 +29,6 @@ from minillama.train.config import read_config
 from minillama.train.distributed import World, join_world, leave_world
 from minillama.train.log import read_metrics
 
-FORMAT = 2
-"""Raised when what a record holds changes, so that older ones are made again."""
 Record = dict[str, Any]
 
 
@@ -140,6 +138,7 @@ class Book:
         }
         self.rows: dict[str, list[Row]] = {}
         known = read_json(self.path) if self.path.exists() else {}
+        known = known if isinstance(known, dict) else {}
         if known.get("settings") == self.record["settings"] and self.rows_path.exists():
             rows = read_rows(self.rows_path)
             for key, result in known["tasks"].items():
@@ -207,15 +206,20 @@ def shown(run: Path, books: dict[int, Book], exams: list[Exam], absent: dict[str
     parts = [report({run.resolve().name: last | books[max(books)].record})]
     parts += [f"Absent: {name}: {why}" for name, why in absent.items()]
     if len(books) > 1:
-        heads = "".join(f"{exam.key:>16}" for exam in exams)
+        heads = "".join(f"{exam.key:>{column(exam)}}" for exam in exams)
         lines = [line(book.record, exams) for _, book in sorted(books.items())]
         parts.append("\n".join([f"{'step':>8}{'tokens':>16}{'perplexity':>12}{heads}", *lines]))
     return "\n\n".join(parts)
 
 
+def column(exam: Exam) -> int:
+    """Characters of its column."""
+    return max(16, len(exam.key) + 2)
+
+
 def line(record: Record, exams: list[Exam]) -> str:
     """The accuracies of one checkpoint, in percent; a dash for programs that were not run."""
-    results = (record["tasks"][exam.key]["accuracy"] for exam in exams)
-    cells = "".join(f"{'-' if x is None else f'{100 * x:.1f}':>16}" for x in results)
+    results = ((record["tasks"][exam.key]["accuracy"], column(exam)) for exam in exams)
+    cells = "".join(f"{'-' if x is None else f'{100 * x:.1f}':>{wide}}" for x, wide in results)
     perplexity = "" if record["perplexity"] is None else f"{record['perplexity']:.1f}"
     return f"{record['step']:>8}{record['tokens']:>16,}{perplexity:>12}{cells}"

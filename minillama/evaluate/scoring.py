@@ -23,10 +23,12 @@ import numpy as np
 
 from minillama.errors import DataError
 from minillama.evaluate.tasks import TASKS, Question
-from minillama.files import write_text
+from minillama.files import read_json, write_text
 
 Row = dict[str, Any]
 NORMALISERS = ("none", "characters", "bytes", "answer")
+FORMAT = 2
+"""Raised when what a record holds changes, so that older ones are made again."""
 DIGITS = 6
 """Decimals of a stored log-likelihood. Results are made from the stored values, so that anybody who
 recounts them from the rows gets the same."""
@@ -208,7 +210,7 @@ def paired_bootstrap(
 
 
 def compare(first: Path, second: Path, samples: int = 10_000) -> dict[str, dict[str, float]]:
-    """``paired_bootstrap`` of two checkpoints on each task that both were asked.
+    """``paired_bootstrap`` of two checkpoints on each task that both were asked and scored in.
 
     Args:
         first, second: the .jsonl of two evaluations.
@@ -224,6 +226,8 @@ def compare(first: Path, second: Path, samples: int = 10_000) -> dict[str, dict[
             raise DataError(
                 f"{first} and {second} differ in the questions of {key}", "ask both the same"
             )
+        if any(row.get("score", 0) is None for row in (*mine[key], *theirs[key])):
+            continue  # programs that were not run
         rule = TASKS[key.split("-")[0]].normaliser
         told[key] = paired_bootstrap(credits(mine[key], rule), credits(theirs[key], rule), samples)
     return told
@@ -233,6 +237,17 @@ def record_name(what: str, settings: dict[str, Any]) -> str:
     """The name of a record, without its ending: of what, in which style, on how many questions."""
     style = "" if settings["style"] == "llama" else f".{settings['style']}"
     return f"{what}{style}" + ("" if settings["limit"] is None else f".limit-{settings['limit']}")
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """The results that ``minillama evaluate`` stored. Raises ``DataError`` if not of its form."""
+    record = read_json(path)
+    settings = record.get("settings") if isinstance(record, dict) else None
+    if not isinstance(settings, dict) or settings.get("format") != FORMAT:
+        raise DataError(
+            f"{path} was not written by this version of minillama", "delete it and evaluate again"
+        )
+    return record
 
 
 def write_rows(path: Path, rows: dict[str, list[Row]]) -> None:

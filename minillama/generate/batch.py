@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from minillama.errors import DataError
+from minillama.errors import ConfigError, DataError
 from minillama.generate.cache import new_cache
 from minillama.generate.decoder import Decoder, as_decoder
 from minillama.generate.sampling import Sampling
@@ -50,8 +50,11 @@ class Batch:
             max_new_tokens: steps there must be room for, unless the context is full before.
 
         Raises:
+            ConfigError: a seed has more than 64 bits.
             DataError: a prompt is empty or longer than the context.
         """
+        if bad := [seed for seed in seeds if not -(2**63) <= seed < 2**64]:
+            raise ConfigError(f"seed = {bad[0]}", "choose one of at most 64 bits")
         context = decoder.config.max_seq_len
         for prompt in prompts:
             if not 0 < len(prompt) <= context:

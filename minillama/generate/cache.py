@@ -25,15 +25,15 @@ class LayerCache:
         Raises:
             DataError: there is no room for so many positions.
         """
-        start, self.length = self.length, self.length + keys.shape[2]
-        if self.length > self.keys.shape[2]:
+        start, end = self.length, self.length + keys.shape[2]
+        if end > self.keys.shape[2]:
             raise DataError(
-                f"position {self.length} is beyond the cache's {self.keys.shape[2]}",
+                f"position {end} is beyond the cache's {self.keys.shape[2]}",
                 "reserve a longer cache",
             )
-        self.keys[:, :, start : self.length] = keys
-        self.values[:, :, start : self.length] = values
-        return self.keys[:, :, : self.length], self.values[:, :, : self.length]
+        self.keys[:, :, start:end], self.values[:, :, start:end] = keys, values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]
 
     def select(self, rows: list[int]) -> None:
         """Keep these rows only, in this order; a row may be taken several times."""

@@ -24,7 +24,7 @@ from torch import Tensor
 from minillama.config import ModelConfig
 from minillama.errors import DataError
 from minillama.generate.cache import LayerCache
-from minillama.model import Llama, apply_rotary
+from minillama.model import Llama, apply_rotary, check_finite
 
 Product = Callable[[Tensor], Tensor]
 """``(rows, in)`` to ``(rows, out)``."""
@@ -60,7 +60,12 @@ class Decoder:
 
     @torch.no_grad()
     def __init__(self, model: Llama, pack: Callable[..., Product] = transposed) -> None:
-        """Copy the matrices of ``model`` into the layout of ``pack``."""
+        """Copy the matrices of ``model`` into the layout of ``pack``.
+
+        Raises:
+            CheckpointError: a weight is NaN or infinite.
+        """
+        check_finite(model)
         self.config: ModelConfig = model.config
         self.embeddings = model.tok_embeddings.weight.detach()
         self.rotary = model.rotary

@@ -89,6 +89,11 @@ class Text:
             self.finish = "stop"
         return text
 
+    def end(self, max_new_tokens: int) -> Finish:
+        """No token comes any more: why, if the text itself did not end?"""
+        self.finish = self.finish or ("length" if self.tokens == max_new_tokens else "context")
+        return self.finish
+
     def rest(self) -> str:
         """What was held back, once it is clear that no stop string comes of it."""
         text, self.stop.held = self.stop.held, ""
@@ -124,7 +129,7 @@ class Stream:
                 yield text
             if self.finish:
                 return
-        self._text.finish = "length" if self.tokens == max_new_tokens else "context"
+        self._text.end(max_new_tokens)
         if text := self._text.rest():
             yield text
 
@@ -245,11 +250,7 @@ def complete(
         model, ids, sampling, max_new_tokens, seed=seed, finished=finished, batch_size=batch_size
     )
     return [
-        Completion(
-            "".join(part) + text.rest(),
-            text.finish or ("length" if text.tokens == max_new_tokens else "context"),
-            text.tokens,
-        )
+        Completion("".join(part) + text.rest(), text.end(max_new_tokens), text.tokens)
         for part, text in zip(pieces, texts, strict=True)
     ]
 

@@ -49,7 +49,7 @@ class Sampling:
         there = torch.where(
             there < 0, there * self.repetition_penalty, there / self.repetition_penalty
         )
-        return logits.index_put((ids,), there)
+        return logits.index_put((ids,), there.nan_to_num())  # 0 / 0 is 0; infinite, the largest
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities of the tokens that are kept, largest first, and their ids.
@@ -60,18 +60,18 @@ class Sampling:
         Returns:
             ``(kept,)`` float64, which sum to 1, and ``(kept,)`` int64.
         """
-        logits = logits.double()
+        logits, everything = logits.double(), self.top_p in (None, 1)
         head = min(self.top_k or HEAD, len(logits))
         top, ids = logits.topk(head)
         if self.top_k is None:
             weights = torch.exp((logits - top[0]) / self.temperature)
             p = torch.exp((top - top[0]) / self.temperature) / weights.sum()
-            if self.top_p is None or p.sum() <= self.top_p:  # the others matter too
+            if everything or p.sum() <= self.top_p:  # the others matter too
                 top, ids = logits.sort(descending=True, stable=True)
                 p = torch.softmax((top - top[0]) / self.temperature, dim=-1)
         else:
             p = torch.softmax((top - top[0]) / self.temperature, dim=-1)
-        if self.top_p is not None:
+        if not everything:
             p = p[p.cumsum(-1) - p <= self.top_p]  # so the token that crosses the line is kept
         return p / p.sum(), ids[: len(p)]
 

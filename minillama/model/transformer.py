@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from minillama.config import ModelConfig
-from minillama.errors import DataError
+from minillama.errors import CheckpointError, DataError
 from minillama.model.attention import Attention, LayerCache
 from minillama.model.feedforward import FeedForward
 from minillama.model.loss import linear_cross_entropy
@@ -99,3 +99,16 @@ class Llama(nn.Module):
         if targets is None:
             return self.output(x)  # (B, T, vocab_size)
         return linear_cross_entropy(x.flatten(0, 1), self.output.weight, targets.flatten())
+
+
+def check_finite(model: Llama) -> None:
+    """Raise ``CheckpointError`` naming the first weight that is NaN or infinite.
+
+    The output need not show it: torch's attention on the CPU takes a score that is NaN for 0.
+    """
+    for name, weight in model.state_dict().items():
+        if bad := weight.numel() - int(weight.isfinite().sum()):
+            raise CheckpointError(
+                f"'{name}' has {bad} of {weight.numel()} numbers that are NaN or infinite",
+                "take an earlier checkpoint, or another dtype",
+            )

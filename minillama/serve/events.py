@@ -72,8 +72,7 @@ def completion(
     yield (
         "end",
         {
-            "reason": text.finish
-            or ("length" if text.tokens == asked.max_new_tokens else "context"),
+            "reason": text.end(asked.max_new_tokens),
             "tokens": text.tokens,
             "seconds": round(time.perf_counter() - began, 4),
         },

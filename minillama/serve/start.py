@@ -31,7 +31,7 @@ def serve(
     """Show a model on a web page of this machine, until Ctrl-C.
 
     Args:
-        run: the run folder, or a folder in Meta's or Hugging Face's format.
+        run: the run folder, or a model in another format that `minillama convert` reads.
         host: the address to listen at; others than loopback let other machines in.
         port: the port to listen at; 0 takes any free one.
         at_once: completions at the same time; more wait in a short queue.

@@ -78,8 +78,8 @@ def test_bytes_of_a_token_are_those_of_the_weights_it_uses():
     config = bench.CONFIG
     model = Llama(config)
     used = [w for name, w in model.named_parameters() if name != "tok_embeddings.weight"]
-    assert bench.weight_bytes(config) == 4 * (sum(w.numel() for w in used) + config.dim)
-    assert 60e6 < bench.weight_bytes(config) < 62e6  # llama2.c's stories15M
+    assert bench.step_bytes(config) == 4 * (sum(w.numel() for w in used) + config.dim)
+    assert 60e6 < bench.step_bytes(config) < 62e6  # llama2.c's stories15M
     assert bench.bandwidth(1 << 20, repeats=2) > 0
 
 

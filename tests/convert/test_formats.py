@@ -1,17 +1,21 @@
 """``minillama convert``: from a run to any format, and from one format to another."""
 
 import dataclasses
+import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny import ROOT, TinyCorpus, python, tiny_config
 
 from minillama.cli import main
 from minillama.config import ModelConfig
 from minillama.convert import formats
+from minillama.convert.pieces import pieces as pieces_of
+from minillama.convert.pieces import tokenizer_of
 from minillama.errors import CheckpointError
 from minillama.model import Llama
 from minillama.train import checkpoint
@@ -98,11 +102,80 @@ def test_an_earlier_step(run, tmp_path, capsys):
     (("--to", "gguf", "--dtype", "float61"), "unknown dtype 'float61'. Did you mean 'float16'?"),
     (("--to", "gguf", "--shard-gb", "1"), "--shard-gb 1 for gguf. Only huggingface has it"),
     (("--to", "huggingface", "--shard-gb", "0"), "--shard-gb 0 for huggingface. It must be pos"),
+    (("--to", "huggingface", "--shard-gb", "inf"), "--shard-gb inf for huggingface. It must be"),
 ])  # fmt: skip
 def test_mistakes_take_one_line(words, said, run, tmp_path, capsys):
     code, out, err = told(capsys, run, *words, "--out", tmp_path / "out")
     assert (code, out, err.count("\n")) == (1, "", 1) and said in err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("to, there", [
+    ("huggingface", "params.json"), ("meta", "config.json"), *((to, "checkpoints") for to in
+    formats.FORMATS),
+])  # fmt: skip
+def test_another_models_folder_is_left_alone(to, there, run, tmp_path, capsys):
+    """Its tokenizer would be replaced, and loading would take one model for the other."""
+    (tmp_path / there).touch()
+    code, _, err = told(capsys, run, "--to", to, "--out", tmp_path)
+    assert code == 1 and err.count("\n") == 1 and f"holds another model ({there})" in err
+    assert [file.name for file in tmp_path.iterdir()] == [there]
+
+
+@pytest.mark.parametrize("to, file, settings, said", [
+    ("huggingface", "config.json", {"num_hidden_layers": 10**9}, "n_layers = 1000000000, but at"),
+    ("huggingface", "config.json", {"max_position_embeddings": 10**20}, "max_seq_len = 1000000000"),
+    ("huggingface", "config.json", {"rope_parameters": {"rope_type": "dynamic", "factor": 1e9}},
+     "max_seq_len = 32000000000, but at most"),
+    ("huggingface", "config.json", {"rope_parameters": {"rope_type": "dynamic", "factor": 1e999}},
+     "malformed"),
+    ("huggingface", "config.json", {"rms_norm_eps": float("nan")}, "norm_eps = nan"),
+    ("huggingface", "config.json", {"rope_parameters": {"rope_theta": float("nan")}},
+     "rope_theta = nan"),
+    ("meta", "params.json", {"n_layers": 10**9}, "n_layers = 1000000000, but at most"),
+    ("meta", "params.json", {"dim": 10**12}, "dim = 1000000000000, but at most"),
+    ("meta", "params.json", {"norm_eps": float("inf")}, "norm_eps = inf"),
+])  # fmt: skip
+def test_settings_beyond_all_models_are_refused_at_once(
+    to, file, settings, said, run, tmp_path, capsys
+):
+    formats.save(*checkpoint.load_model(run), to, tmp_path / "in")
+    path = tmp_path / "in" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    code, _, err = told(capsys, tmp_path / "in", "--to", "gguf", "--out", tmp_path / "out")
+    assert code == 1 and err.count("\n") == 1 and said in err
+
+
+@pytest.mark.parametrize("content", ["[" * 10**5, '{"dim": ' + "1" * 5000 + "}"])
+def test_settings_that_json_cannot_hold(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(CheckpointError, match="is not valid JSON"):
+        formats.load(tmp_path)
+
+
+@pytest.mark.parametrize("to", formats.FORMATS)
+def test_vocabularies_with_other_marks_are_refused(to, run, tmp_path):
+    """Else texts would begin with the mark that ends them."""
+    model, tokenizer = checkpoint.load_model(run)
+    entries = pieces_of(tokenizer)
+    entries[1:3] = entries[2], entries[1]
+    turned = tokenizer_of(entries, "a test")
+    with pytest.raises(CheckpointError, match="have the ids \\(0, 2, 1\\), not"):
+        formats.save(model, turned, to, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    if to in ("huggingface", "meta"):
+        formats.save(model, tokenizer, to, tmp_path)
+        turned.save(tmp_path / "tokenizer.model")
+        with pytest.raises(CheckpointError, match="have the ids"):
+            formats.load(tmp_path)
+
+
+def test_weights_of_8_bits_are_refused(run, tmp_path):
+    formats.save(*checkpoint.load_model(run), "huggingface", tmp_path)
+    path = tmp_path / "model.safetensors"
+    save_file({n: w.to(torch.float8_e4m3fn) for n, w in load_file(path).items()}, path)
+    with pytest.raises(CheckpointError, match="float8_e4m3fn, not .* of a float type"):
+        formats.load(tmp_path)
 
 
 def test_no_such_folder(tmp_path, capsys):

@@ -189,6 +189,7 @@ def write(path: Path, fields: dict, tensors: dict[str, np.ndarray]) -> Path:
     ({"llama.feed_forward_length": 240, "minillama.multiple_of": None}, {}, CheckpointError,
      r"'blk.0.ffn_gate.weight' is \(192, 64\), not \(240, 64\)"),
     ({"tokenizer.ggml.model": "gpt2"}, {}, ConfigError, "the tokenizer is 'gpt2'"),
+    ({"tokenizer.ggml.bos_token_id": 2}, {}, ConfigError, "bos_token_id = 2"),
     ({"tokenizer.ggml.add_space_prefix": False}, {}, ConfigError, "add_space_prefix = False"),
     ({"tokenizer.ggml.scores": None}, {}, CheckpointError, "no SentencePiece vocabulary"),
     ({"tokenizer.ggml.scores": [0.5]}, {}, CheckpointError, "no SentencePiece vocabulary"),

@@ -277,7 +277,9 @@ def test_a_missing_or_damaged_file_is_named(name, tokenizer, tmp_path):
     (2, 4, CheckpointError, "bytes, not"),
     (2, -1, ConfigError, "n_layers = -1"),
     (5, -321, CheckpointError, "the tokenizer has 320 pieces but the model has 321"),
-    (6, 2**31 - 1, CheckpointError, "bytes, not"),
+    (6, 2**20, CheckpointError, "bytes, not"),
+    (6, 2**31 - 1, CheckpointError, "max_seq_len = 2147483647, but at most"),
+    (2, 2**31 - 1, CheckpointError, "n_layers = 2147483647, but at most"),
 ])  # fmt: skip
 def test_headers_of_other_models(field, value, kind, said, tokenizer, tmp_path):
     path = llama2c.save(new_model(), tokenizer, tmp_path / "model.bin")

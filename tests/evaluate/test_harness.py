@@ -239,3 +239,9 @@ def test_mistakes(trained, tmp_path, monkeypatch):
     )
     with pytest.raises(ConfigError, match="has no task 'ridles'. Did you mean 'riddles'"):
         harness(trained, ("ridles",), tmp_path)
+    for tasks, limit in (((), None), (("riddles",), 0)):
+        with pytest.raises(ConfigError, match="nothing to ask"):
+            harness(trained, tasks, tmp_path, limit=limit)
+    (tmp_path / "riddles.jsonl").unlink()  # as a data set that no network brings
+    with pytest.raises(DataError, match="a task's data cannot be had: .*riddles.jsonl"):
+        harness(trained, (str(tmp_path / "riddles.yaml"),))

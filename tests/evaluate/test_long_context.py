@@ -167,6 +167,8 @@ def test_mistakes_are_named(run, corpus, tmp_path, monkeypatch):
         lc.long_context(tmp_path, corpus.folder)
     with pytest.raises(ConfigError, match="fewer than 2 stretches"):
         lc.long_context(run, corpus.folder, n_stretches=1)
+    with pytest.raises(ConfigError, match="lengths \\(128, 0\\) below 64"):
+        lc.long_context(run, corpus.folder, lengths=(128, 0))
     (tmp_path / "tokenizer.model").write_bytes(b"another")
     other = dataclasses.replace(corpus, folder=tmp_path)
     monkeypatch.setattr(lc, "open_corpus", lambda folder: other)

@@ -1,5 +1,6 @@
 """Batched scoring against one request at a time."""
 
+import copy
 import math
 
 import numpy as np
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillama.config import ModelConfig
+from minillama.errors import DataError
 from minillama.evaluate import multiple_choice
 from minillama.evaluate.multiple_choice import (
     Requests,
@@ -170,6 +172,13 @@ def test_truncated_is_what_no_window_holds(size, start, length):
     start = min(start, size - 1)
     first = windows(0, list(range(size)), start, length)[0]
     assert truncated(list(range(size)), start, length) == [*first.prefix, *first.rest][0]
+
+
+def test_output_that_is_not_finite_is_an_error(model):
+    broken = copy.deepcopy(model)
+    broken.output.weight.data[5] = math.nan
+    with pytest.raises(DataError, match="not finite"):
+        log_likelihoods(broken, [([1, 2, 3], 2)])
 
 
 def test_bytes_outside_the_vocabulary_are_scored(model, tokenizer):

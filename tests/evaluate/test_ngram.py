@@ -8,7 +8,9 @@ import pytest
 
 from minillama.corpus.shards import open_corpus
 from minillama.errors import ConfigError
-from minillama.evaluate import ngram
+from minillama.evaluate import ngram, null
+from minillama.evaluate.exams import Exam
+from minillama.evaluate.generation import Generation
 from minillama.evaluate.ngram import (
     BORDER,
     NGram,
@@ -19,6 +21,8 @@ from minillama.evaluate.ngram import (
     training_tokens,
 )
 from minillama.evaluate.perplexity import windows
+from minillama.evaluate.tasks import TASKS, Problem
+from minillama.tokenizer import Tokenizer
 from minillama.train.order import DataOrder
 
 BOS, VOCAB = 1, 12
@@ -218,3 +222,12 @@ def test_requests_are_scored_as_running_text(monkeypatch, at_once):
         for ids, start in requests
     ]
     np.testing.assert_allclose(request_log_likelihoods(model, requests), expected, rtol=1e-9)
+
+
+def test_the_null_line_of_written_answers_counts_the_blanks_before_them(tiny_corpus, monkeypatch):
+    """``encode`` counts a prompt's last blanks to the answer, and so must its bytes."""
+    problem = Problem("def f():\n    ", "return 1")
+    exam = Exam(TASKS["humaneval"], 0, [problem], Generation())
+    monkeypatch.setattr(null, "request_log_likelihoods", lambda model, asked: [-8 * math.log(2)])
+    told = null.null_line(None, Tokenizer.load(tiny_corpus.folder / "tokenizer.model"), exam)
+    assert told == {"n": 1, "accuracy": None, "gold_bpb": pytest.approx(8 / len("\n    return 1"))}

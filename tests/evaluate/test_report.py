@@ -8,7 +8,8 @@ from tiny import tiny_config
 from minillama import cli, paper
 from minillama.errors import ConfigError, DataError
 from minillama.evaluate.comparison import LAYOUTS
-from minillama.evaluate.report import WIDTH, report
+from minillama.evaluate.report import WIDTH, report, report_runs
+from minillama.evaluate.scoring import FORMAT
 from minillama.evaluate.tasks import TASKS
 from minillama.files import write_json
 from minillama.train.config import write_config
@@ -25,7 +26,7 @@ def result(accuracy, n=400, **changes):
 
 
 def make_record(tasks, limit=None, style="llama", **changes):
-    settings = {"style": style, "limit": limit, "wheel": "benchmarks==1.0"}
+    settings = {"format": FORMAT, "style": style, "limit": limit, "wheel": "benchmarks==1.0"}
     record = {"step": 12, "tokens": 4096, "perplexity": 45.678, "settings": settings}
     return record | {"tasks": tasks} | changes
 
@@ -93,12 +94,14 @@ def test_our_numbers_stand_in_their_lines(records):
         (0.345, {"null": {"accuracy": 0.31, "gold_bpb": 3.0}}, False),
         (0.345, {"majority": 0.33}, False),
         (0.345, {"null": None}, True),
+        (1.0, {"n": 1, "se": 0.0}, False),  # one question may be luck
+        (1.0, {"n": 20, "se": 0.0}, True),
     ],
 )
 def test_a_star_needs_more_than_chance_majority_and_the_5_gram(value, floor, starred):
     text = report({"tiny": make_record({"hellaswag": result(value, **floor)})})
     line = next(line for line in text.splitlines() if line.startswith("HellaSwag"))
-    assert f"{100 * value:.1f} ±2.0{'*' if starred else ''}" in line
+    assert f"{100 * value:.1f} ±{100 * floor.get('se', 0.02):.1f}{'*' if starred else ''}" in line
     assert ("*" in line) == starred
 
 
@@ -192,3 +195,11 @@ def test_from_the_command_line(runs, capsys):
     assert [r["accuracy"] for r in data["tables"][0]["rows"][1]["ours"].values()] == [33, 43]
     with pytest.raises(DataError, match="no evaluation step-[*].limit-7 .there are: step-00000003"):
         cli.run(["report", str(runs[0]), "--limit", "7"])
+
+
+@pytest.mark.parametrize("text", ["[]", "null", "{}", '{"settings": {"format": 1, "limit": null}}'])
+def test_records_of_another_form_are_named(runs, text):
+    path = runs[0] / "evaluations" / "step-00000012.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="step-00000012.json was not written by this version"):
+        report_runs((runs[0],))

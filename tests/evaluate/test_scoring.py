@@ -185,6 +185,13 @@ def test_two_checkpoints_are_compared_by_the_tasks_own_rule(tmp_path):
         compare(first, write("e.jsonl", "boolq", [-1, -2], ids=range(1, 9)))
 
 
+def test_programs_that_were_not_run_are_not_compared(tmp_path):
+    for name, score in (("a", None), ("b", 1.0)):
+        row = {"task": "mbpp", "id": "11", "score": score}
+        write_rows(tmp_path / name, {"mbpp": [row], "gsm8k": [row | {"task": "gsm8k", "score": 1}]})
+    assert set(compare(tmp_path / "a", tmp_path / "b", 10)) == {"gsm8k"}
+
+
 def test_rows_come_back_as_they_were_written(tmp_path):
     rows = {"a": [row([" é", " b"], [-1 / 3, -2])], "b": [row([" a", " b"], [-1, -2])] * 2}
     for key, part in rows.items():

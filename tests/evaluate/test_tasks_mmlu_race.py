@@ -152,3 +152,14 @@ def test_race_in_a_damaged_file(own_package, name):
     (folder / name).write_bytes(b'{"article": ')
     with pytest.raises(DataError, match=f"{name} cannot be read"):
         load_questions(TASKS["race_middle"], **own_package)
+
+
+@pytest.mark.parametrize(
+    "change", [{"answer": "E"}, {"answer": ""}, {"answer": 1}, {"options": []}, {"options": ["A"]}]
+)
+def test_race_in_another_form(own_package, change):
+    folder = own_package["downloads"] / "race" / "middle"
+    folder.mkdir(parents=True)
+    (folder / "test.jsonl").write_text(json.dumps(RACE[1] | change))
+    with pytest.raises(DataError, match="data of race_middle is not in its form"):
+        load_questions(TASKS["race_middle"], **own_package)

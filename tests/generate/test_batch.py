@@ -1,5 +1,7 @@
 """Batches of sequences against each alone, against no cache, and against Hugging Face."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,12 +9,13 @@ from hypothesis import strategies as st
 from test_decoder import random_model
 
 from minillama.convert import huggingface
-from minillama.errors import DataError
+from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.generate import Sampling, generate_tokens, row_seed
 from minillama.generate.batch import Batch
 from minillama.generate.cache import cache_bytes
 from minillama.generate.decoder import Decoder
 from minillama.generate.engine import stream_tokens
+from minillama.generate.quantise import quantised
 
 GREEDY = Sampling(0.0)
 STYLES = st.builds(
@@ -143,9 +146,28 @@ def test_prompts_that_fit_no_context_are_refused(prompt, said):
 def test_a_damaged_model_is_stopped():
     model = random_model()
     with torch.no_grad():
-        model.layers[1].feed_forward.w2.weight[0, 0] = float("nan")
+        model.norm.weight.fill_(1e3)
+        model.output.weight.fill_(1e308)  # a number, but its products are none
     with pytest.raises(DataError, match="not finite"):
         generate_tokens(model, [[1], [2, 3]], GREEDY, 3)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+@pytest.mark.parametrize("name", ["attention.wq", "attention.wk", "feed_forward.w2"])
+@pytest.mark.parametrize("pack", [Decoder, quantised])
+def test_damaged_weights_are_named_even_if_attention_would_hide_them(bad, name, pack):
+    model = random_model(dtype=torch.float32)
+    with torch.no_grad():
+        model.layers[1].get_submodule(name).weight[2, 3] = bad
+    with pytest.raises(CheckpointError, match=f"'layers.1.{name}.weight' has 1 of"):
+        pack(model)
+
+
+@pytest.mark.parametrize("seed", [2**64, -(2**63) - 1])
+def test_seeds_of_more_than_64_bits_are_refused(seed):
+    with pytest.raises(ConfigError, match="seed = "):
+        generate_tokens(random_model(), [[1]], GREEDY, 3, seed=seed)
+    assert generate_tokens(random_model(), [[1]], GREEDY, 1, seed=2**64 - 1)
 
 
 def test_nothing_asked_for_is_nothing():

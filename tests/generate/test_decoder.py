@@ -148,6 +148,17 @@ def test_int8_is_off_by_half_a_scale_at_most(rows, width):
     assert largest.max() <= 127 and (largest[1:] >= 126).all()  # no scale is wasted
 
 
+@pytest.mark.parametrize("mantissa", [1.0, 1.004, 1.25, 1.5, 1.504, 1.75, 1.99])
+def test_int8_scale_is_the_smallest_that_covers(mantissa):
+    """Among all bfloat16, by trying them out."""
+    largest = mantissa * 127
+    _, [scale] = quantise(torch.tensor([[largest, -0.5]]))
+    every = torch.arange(0, 0x7F80).to(torch.int16).view(torch.bfloat16).double()
+    wanted = float(torch.tensor(largest)) / 127
+    covering = every[every >= wanted * (1 - 1e-7)]  # the quotient is rounded to float32
+    assert scale.double() == covering.min()
+
+
 @pytest.mark.parametrize("dim, heads, vocab", [(24, 3, 50), (100, 2, 37), (32, 2, 320)])
 def test_int8_logits_are_those_of_the_rounded_weights(dim, heads, vocab):
     """Widths that are no multiple of the kernel's block, too."""

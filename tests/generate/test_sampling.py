@@ -133,6 +133,23 @@ def test_repetition_penalty_is_that_of_transformers(penalty):
     assert torch.equal(sampling.penalised(logits, []), logits)
 
 
+@pytest.mark.parametrize("penalty", [1e-300, 1e300])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_an_extreme_penalty_still_draws(penalty, temperature):
+    logits, random = torch.tensor([[2.0, 0.0, -1.0, 1.0]]), torch.Generator().manual_seed(0)
+    sampling = Sampling(temperature, None, None, penalty)
+    drawn = {sampling.choose_each(logits, [random], [[0, 1, 2]])[0] for _ in range(20)}
+    assert drawn == {0} if penalty < 1 else 2 not in drawn  # 0 stays 0, whatever the penalty
+
+
+def test_top_p_of_one_keeps_every_token_however_unlikely():
+    logits = torch.cat([torch.zeros(3000), torch.full((100,), -45.0)])
+    for top_p in (1, 1.0, None):
+        p, ids = Sampling(1.0, None, top_p).candidates(logits)
+        assert sorted(ids.tolist()) == list(range(3100)) and p[-1] > 0
+    assert len(Sampling(1.0, 50, 1.0).candidates(logits)[1]) == 50
+
+
 def test_each_row_has_its_own_generator_and_history():
     logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
     sampling, seen = Sampling(1.0, repetition_penalty=1.5), [[1, 2], [], [5] * 9]

@@ -96,7 +96,7 @@ def test_weights_that_are_no_numbers_are_named(run, capsys, tmp_path):
     weights["model.norm.weight"] = torch.full_like(weights["model.norm.weight"], torch.nan)
     save_file(weights, file, metadata={"format": "pt"})
     code, _, err = call(capsys, "generate", tmp_path, "The")
-    assert code == 1 and err.count("\n") == 1 and "output is not finite" in err
+    assert code == 1 and err.count("\n") == 1 and "'norm.weight' has 16 of 16" in err
 
 
 def test_chat_reads_lines_and_writes_on(run, capsys, monkeypatch):
@@ -106,6 +106,21 @@ def test_chat_reads_lines_and_writes_on(run, capsys, monkeypatch):
     assert out.count("tokens/s;") == 2
     first = generate(*load_model(run), "The", max_new_tokens=3, seed=2)
     assert out.split("\n> ")[1].startswith(first + "\n[")
+
+
+def test_bytes_that_are_no_text_are_read_as_marks(run, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"\xff The\n"), "utf-8"))
+    code, out, err = call(capsys, "chat", run, "--max-new-tokens", 3)
+    assert (code, err) == (0, "")
+    first = generate(*load_model(run), "\ufffd The", max_new_tokens=3)
+    assert out.split("\n> ")[1].startswith(first + "\n[")
+
+
+def test_text_that_the_terminal_cannot_write_is_marked(run, monkeypatch):
+    terminal = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(terminal, "ascii"))
+    cli.main(["generate", str(run), "żółw", "--max-new-tokens", "0"])
+    assert terminal.getvalue().replace(b"\r", b"") == b"???w\n"
 
 
 def test_chat_ends_quietly_when_interrupted(run, capsys, monkeypatch):

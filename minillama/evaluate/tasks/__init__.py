@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 
 from minillama.corpus.sources import DOWNLOADS, SOURCES
-from minillama.errors import ConfigError, nearest
+from minillama.errors import ConfigError, DataError, nearest
 from minillama.evaluate.tasks import (
     arc,
     boolq,
@@ -99,4 +99,13 @@ def load_questions(
 
 @cache
 def _all_questions(task: Task, library: Library, style: str, shots: int) -> list[Question]:
-    return list(task.read(library, style, shots))
+    try:
+        questions = list(task.read(library, style, shots))
+        for question in questions:
+            if isinstance(question, Question):
+                question.requests[question.answer]
+        return questions
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise DataError(
+            f"the data of {task.name} is not in its form ({error!r})", "download it again"
+        ) from error

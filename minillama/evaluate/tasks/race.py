@@ -18,7 +18,7 @@ def _read(library: Library, school: str) -> list[Question]:
     return [
         after(
             f"Article:\n{row['article']}\n\nQ: {row['question']}\n\nA:",
-            row["options"], "ABCD".index(row["answer"]),
+            row["options"], ("A", "B", "C", "D").index(row["answer"]),
             id=f"{row['example_id']}#{number}",
         )
         for number, row in enumerate(library.local(f"race/{school}", "test"))
