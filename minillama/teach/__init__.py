@@ -5,11 +5,25 @@ from minillama.teach.check_attention import (
     check_sees_the_future,
     check_streaming_attention,
 )
+from minillama.teach.check_benchmarks import (
+    check_all_k,
+    check_answer_rule,
+    check_band,
+    check_fit,
+    check_paired_error,
+)
 from minillama.teach.check_data import (
     check_held_out,
     check_rank_sequences,
     check_similarity,
     check_unique_tokens,
+)
+from minillama.teach.check_loss_curves import (
+    check_best_size,
+    check_exponential_mean,
+    check_noise,
+    check_power_law,
+    check_tokens_to_reach,
 )
 from minillama.teach.check_norm_feedforward import (
     check_hidden_dim,
@@ -39,9 +53,15 @@ __all__ = [
     "COLOURS",
     "agreement",
     "check_accumulate",
+    "check_all_k",
+    "check_answer_rule",
+    "check_band",
+    "check_best_size",
     "check_bits_per_byte",
     "check_cache_bytes",
+    "check_exponential_mean",
     "check_fall_back",
+    "check_fit",
     "check_half_life",
     "check_half_split",
     "check_held_out",
@@ -50,6 +70,9 @@ __all__ = [
     "check_layer_norm",
     "check_loss_gradient",
     "check_merge",
+    "check_noise",
+    "check_paired_error",
+    "check_power_law",
     "check_rank_sequences",
     "check_rms_norm_backward",
     "check_sees_the_future",
@@ -58,6 +81,7 @@ __all__ = [
     "check_stream",
     "check_streaming_attention",
     "check_temperature",
+    "check_tokens_to_reach",
     "check_trapezoid",
     "check_unique_tokens",
     "check_windows",
