@@ -2,8 +2,10 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 STAMP := .venv/.complete
+DEV := .venv/.complete-dev
+PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 
-.PHONY: help setup corpus reproduce test soak lab figures bench notebooks lint clean
+.PHONY: help setup dev corpus reproduce test soak lab figures bench notebooks lint clean
 
 help:
 	@echo "make reproduce  text, tokenizer, four models, both figures (20 minutes on 2 cores)"
@@ -20,9 +22,15 @@ setup: $(STAMP)
 $(STAMP): pyproject.toml .ci/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("minillama needs Python 3.11 or newer; this is %s: set PYTHON=python3.11" % sys.version.split()[0])'
 	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear .venv
-	$(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt setuptools wheel
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-build-isolation -c .ci/constraints.txt -e '.[dev]'
+	$(PIP) setuptools wheel
+	$(PIP) --no-build-isolation -e .
 	@touch $(STAMP)
+
+dev: $(DEV)
+
+$(DEV): $(STAMP)
+	$(PIP) --no-build-isolation -e '.[dev]'
+	@touch $(DEV)
 
 reproduce: setup
 	$(PY) -m minillama reproduce
@@ -31,10 +39,10 @@ corpus: setup
 	$(PY) -m minillama data fetch
 	$(PY) -m minillama data build --own-share 0
 
-test: corpus
+test: dev corpus
 	$(PY) -m pytest tests --nbval notebooks
 
-soak: setup
+soak: dev
 	$(PY) -m pytest tests -m soak --timeout 7200
 
 lab: setup
@@ -43,13 +51,13 @@ lab: setup
 figures: setup
 	$(PY) -m minillama figures
 
-bench: setup
+bench: dev
 	$(PY) -m minillama bench train
 
-notebooks: setup
+notebooks: dev
 	$(PY) -m minillama.teach.execute
 
-lint: setup
+lint: dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 

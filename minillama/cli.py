@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tyro
 
@@ -37,7 +37,8 @@ def train(arguments: Sequence[str]) -> None:
     )
     config = tyro.cli(
         TrainConfig, args=arguments, default=default, prog="minillama train",
-        description=description, config=(tyro.conf.FlagConversionOff,),
+        description=description,
+        config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )  # fmt: skip
     from minillama.train.loop import train
 
@@ -143,44 +144,112 @@ def figures(arguments: Sequence[str]) -> None:
 
 
 def generate(arguments: Sequence[str]) -> None:
-    """Complete a prompt with a run's model."""
+    """Complete a prompt with a model."""
+    from minillama.generate.chat import write
     from minillama.generate.engine import stream
-    from minillama.train.checkpoint import load_model
 
     def generate(
-        run: tyro.conf.Positional[Path],
+        source: tyro.conf.Positional[Path],
         prompt: tyro.conf.Positional[str] = "",
         max_new_tokens: int = 128,
         temperature: float = 0.8,
         top_k: int | None = None,
         top_p: float | None = 0.95,
+        repetition_penalty: float = 1.0,
         seed: int = 0,
-        step: int | None = None,
         stop: tuple[str, ...] = (),
+        quantise: Literal["int8"] | None = None,
+        step: int | None = None,
+        max_seq_len: int = 2048,
     ) -> None:
-        """Complete a prompt with the model of a run, as it is generated.
+        """Complete a prompt, as it is generated; how fast, and why it ended, goes to stderr.
 
         Args:
-            run: the run folder.
+            source: the run folder, or a model in another format that `minillama convert` reads.
             prompt: the text to go on from.
             max_new_tokens: stop after so many tokens.
             temperature: 0 takes the likeliest token every time.
             top_k: keep only the k likeliest tokens.
             top_p: keep the likeliest tokens that hold this much probability (Meta's rule).
+            repetition_penalty: above 1, tokens that are there already become less likely.
             seed: same seed, same text.
-            step: the checkpoint; the last by default.
             stop: end before any of these strings.
+            quantise: round the weights to 8 bits.
+            step: the checkpoint of a run; the last by default.
+            max_seq_len: the context length, which Meta's format does not tell.
         """
-        model, pieces = load_model(run, step)
+        decoder, pieces = load_decoder(source, step, max_seq_len, quantise)
+        texts = stream(
+            decoder, pieces, prompt, max_new_tokens=max_new_tokens, temperature=temperature,
+            top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed, stop=stop,
+        )  # fmt: skip
         print(prompt, end="", flush=True)
-        for text in stream(
-            model, pieces, prompt, max_new_tokens=max_new_tokens, temperature=temperature,
-            top_k=top_k, top_p=top_p, seed=seed, stop=stop,
-        ):  # fmt: skip
-            print(text, end="", flush=True)
-        print()
+        _, told = write(texts, lambda text: print(text, end="", flush=True))
+        print(flush=True)
+        print(told, file=sys.stderr)
 
     single("minillama generate", generate)(arguments)
+
+
+def load_decoder(source: Path, step: int | None, max_seq_len: int, quantise: str | None) -> Any:
+    """The model of a run or of any other format, ready to generate, and its tokenizer."""
+    from minillama.convert import formats
+    from minillama.generate.decoder import Decoder
+    from minillama.generate.quantise import quantised
+    from minillama.train.checkpoint import load_model
+
+    model, pieces = formats.load(source, max_seq_len) or load_model(source, step)
+    return quantised(model) if quantise else Decoder(model), pieces
+
+
+def chat(arguments: Sequence[str]) -> None:
+    """Write a text by turns with a model, in the terminal."""
+    from minillama.generate.chat import chat as write_by_turns
+
+    def chat(
+        source: tyro.conf.Positional[Path],
+        max_new_tokens: int = 64,
+        temperature: float = 0.8,
+        top_k: int | None = None,
+        top_p: float | None = 0.95,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+        stop: tuple[str, ...] = (),
+        quantise: Literal["int8"] | None = None,
+        step: int | None = None,
+        max_seq_len: int = 2048,
+    ) -> None:
+        """Complete each line that is typed. The model goes on with a text; it does not answer.
+
+        Args:
+            source: the run folder, or a model in another format that `minillama convert` reads.
+            max_new_tokens: stop after so many tokens.
+            temperature: 0 takes the likeliest token every time.
+            top_k: keep only the k likeliest tokens.
+            top_p: keep the likeliest tokens that hold this much probability (Meta's rule).
+            repetition_penalty: above 1, tokens that are there already become less likely.
+            seed: same seed and lines, same text.
+            stop: end before any of these strings.
+            quantise: round the weights to 8 bits.
+            step: the checkpoint of a run; the last by default.
+            max_seq_len: the context length, which Meta's format does not tell.
+        """
+        decoder, pieces = load_decoder(source, step, max_seq_len, quantise)
+        write_by_turns(
+            decoder, pieces, (line.rstrip("\n") for line in sys.stdin),
+            lambda text: print(text, end="", flush=True), max_new_tokens=max_new_tokens,
+            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
+            repetition_penalty=repetition_penalty,
+        )  # fmt: skip
+
+    single("minillama chat", chat)(arguments)
+
+
+def serve(arguments: Sequence[str]) -> None:
+    """Show a run's model on a web page of this machine."""
+    from minillama.serve.start import serve
+
+    single("minillama serve", serve)(arguments)
 
 
 def convert(arguments: Sequence[str]) -> None:
@@ -190,24 +259,30 @@ def convert(arguments: Sequence[str]) -> None:
 
     def convert(
         source: tyro.conf.Positional[Path],
-        to: formats.Format,
+        to: str,
         out: Path,
         shards: int = 1,
+        shard_gb: float | None = None,
+        dtype: str | None = None,
         max_seq_len: int = 2048,
         step: int | None = None,
     ) -> str:
-        """Write the model of a run, or of a folder in Meta's or Hugging Face's format, in another.
+        """Write the model of a run, or of a folder or file in one format, in another format.
 
         Args:
-            source: the run folder, or a folder with params.json or config.json.
-            to: the format.
+            source: the run folder; or a folder in Meta's or Hugging Face's format; or a file of
+                llama2.c's (.bin) or GGUF (.gguf), or a folder with model.bin or model.gguf.
+            to: huggingface, meta, llama2c or gguf.
             out: the folder to write.
             shards: 1, 2, 4 or 8 files, for Meta's format only.
+            shard_gb: the largest size of a file, for Hugging Face's format only; 5 by default.
+            dtype: float32, float16 or bfloat16; as the weights are by default.
             max_seq_len: the context length, which Meta's format does not tell.
             step: the checkpoint of a run; the last by default.
         """
+        formats.check_format(to)
         model, pieces = formats.load(source, max_seq_len) or load_model(source, step)
-        return f"wrote {formats.save(model, pieces, to, out, shards)}"
+        return f"wrote {formats.save(model, pieces, to, out, shards, shard_gb, dtype)}"
 
     single("minillama convert", convert)(arguments)
 
@@ -221,12 +296,8 @@ def plan(arguments: Sequence[str]) -> None:
 
 def bench(arguments: Sequence[str]) -> None:
     """Compare speed with other implementations, side by side."""
-    subcommands(
-        "bench",
-        {"train": "bench.train:bench_train", "block": "bench.block:bench_block",
-         "evaluate": "bench.evaluate:bench_evaluate"},
-        arguments,
-    )  # fmt: skip
+    names = ("train", "block", "generate", "evaluate")
+    subcommands("bench", {name: f"bench.{name}:bench_{name}" for name in names}, arguments)
 
 
 def reproduce(arguments: Sequence[str]) -> None:
@@ -238,8 +309,8 @@ def reproduce(arguments: Sequence[str]) -> None:
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
     verb.__name__: verb
-    for verb in (reproduce, data, tokenizer, train, evaluate, harness, report, figures)
-    + (generate, convert, plan, bench)
+    for verb in (reproduce, data, tokenizer, train, evaluate, report, harness, figures, generate)
+    + (chat, serve, convert, plan, bench)
 }
 
 

@@ -5,9 +5,53 @@ A ladder is four sizes whose parameter counts stand to one another about as 6.7 
 one GPU in under an hour, ``full`` is the paper's own.
 """
 
+import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from minillama.errors import ConfigError, nearest
+
+ScalingKind = Literal["linear", "ntk", "dynamic", "yarn"]
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary angles change to read beyond the trained context; see ``model/rotary.py``."""
+
+    kind: ScalingKind = "linear"
+    """Position interpolation, NTK-aware, Hugging Face's dynamic NTK, or YaRN."""
+    factor: float = 1.0
+    """How many times longer the context becomes."""
+    original_max_seq_len: int = 0
+    """Context in training, in tokens; dynamic and yarn need it."""
+    beta_fast: float = 32.0
+    """yarn leaves alone the pairs that turn more often than this within the original context."""
+    beta_slow: float = 1.0
+    """yarn slows down by ``factor`` the pairs that turn less often than this."""
+    attention_factor: float = 0.0
+    """yarn multiplies queries and keys by this; 0 stands for the paper's 0.1 ln(factor) + 1."""
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(ScalingKind):
+            mend = nearest(str(self.kind), get_args(ScalingKind))
+            raise ConfigError(f"unknown rope_scaling '{self.kind}'", mend)
+        if not 1 <= self.factor < math.inf:
+            raise ConfigError(f"rope_scaling: factor = {self.factor}", "it must be at least 1")
+        if self.kind in ("dynamic", "yarn") and self.original_max_seq_len < 1:
+            raise ConfigError(
+                f"rope_scaling: original_max_seq_len = {self.original_max_seq_len}",
+                f"{self.kind} needs the context that the model was trained with",
+            )
+        if not 0 < self.beta_slow < self.beta_fast < math.inf:
+            raise ConfigError(
+                f"rope_scaling: beta_slow = {self.beta_slow}, beta_fast = {self.beta_fast}",
+                "they must be positive and beta_fast the larger; the paper has 1 and 32",
+            )
+        if not 0 <= self.attention_factor < math.inf:
+            raise ConfigError(
+                f"rope_scaling: attention_factor = {self.attention_factor}",
+                "it must be positive, or 0 for the paper's 0.1 ln(factor) + 1",
+            )
 
 
 @dataclass(frozen=True)
@@ -30,6 +74,9 @@ class ModelConfig:
     """Context length in tokens."""
     rope_theta: float = 10_000.0
     """Base of the rotary frequencies."""
+    rope_scaling: RopeScaling | None = None
+    """How they are changed to read on beyond the trained context: not at all, unless a
+    configuration file has a table [model.rope_scaling]."""
 
     def __post_init__(self) -> None:
         for field in ("dim", "n_layers", "n_heads", "vocab_size", "multiple_of", "max_seq_len"):
@@ -47,6 +94,11 @@ class ModelConfig:
             )
         if self.norm_eps <= 0 or self.rope_theta <= 0:
             raise ConfigError("norm_eps and rope_theta must be positive", "the paper has 1e-6, 1e4")
+        if self.rope_scaling is not None and (self.head_dim == 2 or self.rope_theta <= 1):
+            raise ConfigError(
+                f"rope_scaling with head_dim = {self.head_dim}, rope_theta = {self.rope_theta}",
+                "pairs must differ in speed: a head_dim above 2 and a rope_theta above 1",
+            )
 
     @property
     def head_dim(self) -> int:
@@ -58,6 +110,35 @@ class ModelConfig:
         """Width of the SwiGLU layer: 2/3 of 4d, rounded up to ``multiple_of`` (Section 2.2)."""
         two_thirds = int(2 * (4 * self.dim) / 3)
         return self.multiple_of * -(-two_thirds // self.multiple_of)
+
+    @property
+    def rope_base(self) -> float:
+        """The base at which plain rotary embeddings turn as this model's do.
+
+        ``ntk`` (bloc97, 2023) is a change of base and nothing else: theta * s^(d / (d - 2)) leaves
+        the fastest pair alone and slows the slowest down by exactly s. There s is ``factor``; in
+        ``dynamic``, the formula of Hugging Face, it is factor * L / L0 - (factor - 1), with L0 the
+        original context. Hugging Face takes the length so far as L and so changes the base while
+        it writes, although keys in its cache were turned by the old one. Here L is
+        ``max_seq_len``, once and for all; both agree on a text of that length read in one pass.
+
+        Raises:
+            ConfigError: linear and yarn change more than the base; for file formats that cannot
+                hold them.
+        """
+        scaling = self.rope_scaling
+        if scaling is None:
+            return self.rope_theta
+        if scaling.kind in ("linear", "yarn"):
+            raise ConfigError(
+                f"rope_scaling of kind '{scaling.kind}' is no change of rope_theta",
+                "this format can hold no such model; Hugging Face's can",
+            )
+        stretch = scaling.factor
+        if scaling.kind == "dynamic":
+            longest = max(self.max_seq_len, scaling.original_max_seq_len)
+            stretch = stretch * longest / scaling.original_max_seq_len - (stretch - 1)
+        return self.rope_theta * stretch ** (self.head_dim / (self.head_dim - 2))
 
     def num_parameters(self) -> int:
         """All trainable numbers, counted from the formula (nothing is allocated)."""

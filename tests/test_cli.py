@@ -56,9 +56,10 @@ PAGES = {
     "tokenizer decode": ["--tokenizer"],
     "train": ["--preset", "nano-65b", "--tokens", "--optimizer.lr", "--model.dim"],
     "plan": ["--gpus", "--gpu", "--mfu", "--recompute"],
-    "bench": ["train", "block"],
+    "bench": ["train", "block", "generate"],
     "bench train": ["--widths", "--steps"],
     "bench block": ["--widths", "--seq-len"],
+    "bench generate": ["--llama2c", "--tokens", "--tied"],
 }
 
 

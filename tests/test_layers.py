@@ -13,7 +13,7 @@ FLOORS = [
     {"efficient", "parallel", "generate", "convert"},
     {"train", "evaluate"},
     {"analysis", "finetune"},
-    {"cli", "bench", "teach", "reproduce"},
+    {"cli", "bench", "teach", "reproduce", "serve"},
 ]
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -64,7 +64,9 @@ def test_the_conda_environment_is_pyproject() -> None:
     python = next(d for d in conda if d.startswith("python"))
     assert SpecifierSet(python.removeprefix("python")) == SpecifierSet(PROJECT["requires-python"])
     assert pip_lines() == ["-c .ci/constraints.txt", "-e .[dev]"]
-    assert "-c .ci/constraints.txt -e '.[dev]'" in (ROOT / "Makefile").read_text(encoding="utf-8")
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert "install --quiet --disable-pip-version-check -c .ci/constraints.txt" in makefile
+    assert "-e '.[dev]'" in makefile
 
 
 def test_constraints_pin_every_dependency() -> None:

@@ -32,9 +32,8 @@ def make(folder, *options):
     with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(io.StringIO()) as out:
         patch.chdir(folder)
         patch.setattr(reproduce, "load_preset", preset)
-        patch.setattr(reproduce, "QUESTIONS", 4)
         patch.setattr(samples, "MAX_NEW_TOKENS", 4)
-        cli.run(["reproduce", *options])
+        cli.run(["reproduce", "--questions", "4", *options])
     return out.getvalue()
 
 

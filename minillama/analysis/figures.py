@@ -1,4 +1,4 @@
-"""``minillama figures``: all figures of the paper's results, drawn from run folders.
+"""``minillama figures``: Figures 1 and 2 and the inference budget, drawn from run folders.
 
 Each is written as png, svg, csv (the numbers drawn) and json (where they come from).
 """
@@ -15,6 +15,7 @@ from minillama.analysis.benchmark_figure import (
     seeds_of,
 )
 from minillama.analysis.drawing import RC, save
+from minillama.analysis.inference_figure import inference_budget
 from minillama.analysis.ladder import load_runs
 from minillama.analysis.loss_figure import loss_vs_tokens
 from minillama.analysis.provenance import provenance
@@ -27,18 +28,19 @@ def figures(
     out: Path = Path("figures"),
     published: Path = PUBLISHED,
 ) -> str:
-    """Draw Figures 1 and 2 from the four runs of a ladder, finished or not.
+    """Draw Figures 1 and 2, and the inference budget, from the runs of a ladder, finished or not.
 
     Args:
         runs: where the run folders are.
         ladder: nano, mini or full.
         out: where the figures go.
-        published: where further seeds of the smallest size are looked for, if not in ``runs``.
+        published: where further runs of the same sizes are looked for, if not in ``runs``: other
+            seeds of the smallest, and other lengths.
 
     Raises:
         ConfigError: an unknown ladder.
         DataError: a run or all evaluations are missing; the message says what to run. Figure 1
-            needs no evaluations and is written first.
+            and the inference budget need no evaluations and are written first.
     """
     loaded = load_runs(runs, ladder)
     seeds = seeds_of(loaded[0], runs, published)
@@ -47,6 +49,10 @@ def figures(
     with matplotlib.rc_context(RC):
         figure, rows = loss_vs_tokens(loaded)
         written = save(figure, rows, out / "figure1_loss_vs_tokens", origin)
+        if (budget := inference_budget(loaded, published)) is not None:
+            figure, rows, used = budget
+            origin_of_all = provenance(command, {run.folder.name: run.folder for run in used})
+            written += save(figure, rows, out / "inference_budget", origin_of_all)
         rows = collect(loaded, seeds)
         found = correlations(loaded, rows)
         for stem, x in (("figure2_perplexity", "perplexity"), ("figure2_benchmarks", "tokens")):

@@ -27,9 +27,10 @@ from minillama.convert.parts import (
     check_vocabulary,
     read_object,
     read_tokenizer,
+    whole_folder,
 )
 from minillama.errors import CheckpointError, ConfigError
-from minillama.files import atomic_path, write_json
+from minillama.files import write_json
 from minillama.model import Llama, rotary_angles
 from minillama.tokenizer import Tokenizer
 
@@ -64,23 +65,22 @@ def save(model: Llama, tokenizer: Tokenizer, folder: str | Path, shards: int = 1
     Raises:
         CheckpointError: the tokenizer is another model's, other shards lie in the folder, or it
             cannot be written.
-        ConfigError: the model cannot be cut into so many shards.
+        ConfigError: the model cannot be cut into so many shards, or its rotary angles are scaled
+            otherwise than by another base.
     """
     folder, config = Path(folder), model.config
     check_vocabulary(tokenizer, config, folder)
     _check_divisible(config, shards)
-    files = [folder / f"consolidated.{rank:02}.pth" for rank in range(shards)]
-    if others := sorted(set(folder.glob("consolidated.*.pth")) - set(files)):
-        raise CheckpointError(f"{others[0]} is of another checkpoint", "name another folder")
+    files = [f"consolidated.{rank:02}.pth" for rank in range(shards)]
     params = {field: getattr(config, field) for field in (*SIZES, "norm_eps")} | {"vocab_size": -1}
-    if config.rope_theta != ModelConfig.rope_theta:  # a field that Meta's first code did not know
-        params["rope_theta"] = config.rope_theta
+    if config.rope_base != ModelConfig.rope_theta:  # a field that Meta's first code did not know
+        params["rope_theta"] = config.rope_base
     try:
-        for rank, file in enumerate(files):
-            with atomic_path(file) as aside:
-                torch.save(_part(model, rank, shards), aside)
-        tokenizer.save(folder / "tokenizer.model")
-        write_json(folder / "params.json", params)
+        with whole_folder(folder, ".pth", files, "params.json") as aside:
+            for rank, file in enumerate(files):
+                torch.save(_part(model, rank, shards), aside / file)
+            tokenizer.save(aside / "tokenizer.model")
+            write_json(aside / "params.json", params)
     except (OSError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
         raise CheckpointError(f"cannot write {folder}: {reason}", "name another folder") from error
@@ -106,7 +106,7 @@ def _part(model: Llama, rank: int, shards: int) -> dict[str, Tensor]:
         slice_ = weight if axis is None else weight.chunk(shards, axis)[rank]
         part[name] = slice_.detach().cpu().clone(memory_format=torch.contiguous_format)
     config = model.config
-    frequencies = rotary_angles(config.head_dim, 2, config.rope_theta)[1]
+    frequencies = rotary_angles(config.head_dim, 2, config.rope_base)[1]
     part["rope.freqs"] = frequencies.to(model.output.weight.dtype)
     return part
 

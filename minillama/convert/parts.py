@@ -1,5 +1,9 @@
 """What all formats share: settings, a tokenizer that fits, and a model assembled from weights."""
 
+import contextlib
+import os
+import uuid
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +12,8 @@ from torch import Tensor
 
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, DataError
-from minillama.files import read_json
-from minillama.model import Llama, rotary_table
+from minillama.files import atomic_path, read_json, remove
+from minillama.model import Llama, model_table
 from minillama.tokenizer import Tokenizer
 
 MEND = "fetch the folder again"
@@ -44,6 +48,39 @@ def check_vocabulary(tokenizer: Tokenizer, config: ModelConfig, folder: Path) ->
         )
 
 
+@contextlib.contextmanager
+def whole_folder(folder: Path, weights: str, files: Collection[str], last: str) -> Iterator[Path]:
+    """Yield a folder aside, whose files become those of ``folder`` if the block succeeds.
+
+    If the folder exists, files of the same names are replaced. ``last``, without which it is no
+    model, is then taken away first and put there last: whenever it is cut off, no half of one model
+    is read with half of another.
+
+    Args:
+        folder: where the files are to be.
+        weights: how the names of files with weights end.
+        files: those that will be written.
+        last: the file with the settings.
+
+    Raises:
+        CheckpointError: the folder holds weights of another checkpoint, which would be mixed in.
+    """
+    others = {file for file in folder.glob(f"*{weights}") if file.name not in files}
+    if others:
+        raise CheckpointError(f"{min(others)} is of another checkpoint", "name another folder")
+    new = folder / f".{uuid.uuid4().hex[:8]}.new" if folder.exists() else folder
+    with atomic_path(new) as aside:
+        aside.mkdir()
+        yield aside
+    if new != folder:
+        try:
+            (folder / last).unlink(missing_ok=True)
+            for file in sorted(new.iterdir(), key=lambda file: file.name == last):
+                os.replace(file, folder / file.name)
+        finally:
+            remove(new)
+
+
 def blank(config: ModelConfig) -> Llama:
     """A model whose weights have shapes and no memory."""
     with torch.device("meta"):
@@ -54,5 +91,5 @@ def assemble(config: ModelConfig, state: dict[str, Tensor]) -> Llama:
     """The model of these weights, which are not copied and keep their dtype."""
     model = blank(config)
     model.load_state_dict(state, assign=True)
-    model.rotary = rotary_table(config.head_dim, config.max_seq_len, config.rope_theta)
+    model.rotary = model_table(config)
     return model.eval()

@@ -3,10 +3,14 @@
 import sys
 from types import ModuleType
 
-from minillama.generate.engine import generate
+from minillama.generate.batch import generate_tokens, row_seed
+from minillama.generate.decoder import Decoder
+from minillama.generate.engine import Completion, complete, generate
 from minillama.generate.sampling import Sampling
 
-__all__ = ["Sampling", "generate"]
+__all__ = [
+    "Completion", "Decoder", "Sampling", "complete", "generate", "generate_tokens", "row_seed",
+]  # fmt: skip
 
 
 # `minillama.generate` is this package and, for `from minillama import generate`, also a function. A

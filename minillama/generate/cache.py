@@ -35,6 +35,15 @@ class LayerCache:
         self.values[:, :, start : self.length] = values
         return self.keys[:, :, : self.length], self.values[:, :, : self.length]
 
+    def select(self, rows: list[int]) -> None:
+        """Keep these rows only, in this order; a row may be taken several times."""
+        self.keys, self.values = self.keys[rows], self.values[rows]
+
+
+def cache_bytes(config: ModelConfig, capacity: int, batch: int = 1, bytes_each: int = 4) -> int:
+    """Memory of a whole cache: a key and a value of width ``dim`` a layer and position."""
+    return 2 * config.n_layers * config.dim * capacity * batch * bytes_each
+
 
 def new_cache(
     config: ModelConfig, capacity: int, batch: int = 1, like: Tensor | None = None
@@ -48,7 +57,8 @@ def new_cache(
         like: a tensor of the model, for the dtype and the device; float32 on the CPU without it.
     """
     like = torch.empty(0) if like is None else like
+    # Zeros, since a mask gives what is not written yet the weight 0, and 0 times NaN is NaN.
     shape = (batch, config.n_heads, capacity, config.head_dim)
     return [
-        LayerCache(like.new_empty(shape), like.new_empty(shape)) for _ in range(config.n_layers)
+        LayerCache(like.new_zeros(shape), like.new_zeros(shape)) for _ in range(config.n_layers)
     ]

@@ -3,7 +3,14 @@
 from minillama.model.attention import Attention
 from minillama.model.feedforward import FeedForward
 from minillama.model.norm import RMSNorm
-from minillama.model.rotary import apply_rotary, rotary_angles, rotary_table
+from minillama.model.rotary import (
+    apply_rotary,
+    attention_factor,
+    model_table,
+    rotary_angles,
+    rotary_table,
+    scaled_frequencies,
+)
 from minillama.model.transformer import Llama, TransformerBlock
 
 __all__ = [
@@ -13,6 +20,9 @@ __all__ = [
     "RMSNorm",
     "TransformerBlock",
     "apply_rotary",
+    "attention_factor",
+    "model_table",
     "rotary_angles",
     "rotary_table",
+    "scaled_frequencies",
 ]

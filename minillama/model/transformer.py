@@ -11,7 +11,7 @@ from minillama.model.attention import Attention, LayerCache
 from minillama.model.feedforward import FeedForward
 from minillama.model.loss import linear_cross_entropy
 from minillama.model.norm import RMSNorm
-from minillama.model.rotary import rotary_table
+from minillama.model.rotary import model_table
 
 
 class TransformerBlock(nn.Module):
@@ -43,8 +43,7 @@ class Llama(nn.Module):
         self.layers = nn.ModuleList(TransformerBlock(config) for _ in range(config.n_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
         self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
-        table = rotary_table(config.head_dim, config.max_seq_len, config.rope_theta)
-        self.register_buffer("rotary", table, persistent=False)
+        self.register_buffer("rotary", model_table(config), persistent=False)
         self.init_weights()
 
     def init_weights(self) -> None:

@@ -18,6 +18,16 @@ from minillama.teach.check_data import (
     check_similarity,
     check_unique_tokens,
 )
+from minillama.teach.check_inference import (
+    check_break_even_batch,
+    check_crossover,
+    check_top_p,
+)
+from minillama.teach.check_long_context import (
+    check_full_turns,
+    check_llama3,
+    check_unseen_pairs,
+)
 from minillama.teach.check_loss_curves import (
     check_best_size,
     check_exponential_mean,
@@ -58,16 +68,20 @@ __all__ = [
     "check_band",
     "check_best_size",
     "check_bits_per_byte",
+    "check_break_even_batch",
     "check_cache_bytes",
+    "check_crossover",
     "check_exponential_mean",
     "check_fall_back",
     "check_fit",
+    "check_full_turns",
     "check_half_life",
     "check_half_split",
     "check_held_out",
     "check_hidden_dim",
     "check_interpolation",
     "check_layer_norm",
+    "check_llama3",
     "check_loss_gradient",
     "check_merge",
     "check_noise",
@@ -82,8 +96,10 @@ __all__ = [
     "check_streaming_attention",
     "check_temperature",
     "check_tokens_to_reach",
+    "check_top_p",
     "check_trapezoid",
     "check_unique_tokens",
+    "check_unseen_pairs",
     "check_windows",
     "published_run",
     "relative_error",

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import tomli_w
 
-from minillama.config import ModelConfig
+from minillama.config import ModelConfig, RopeScaling
 from minillama.errors import ConfigError, nearest
 from minillama.files import write_text
 from minillama.train.optimizer import OptimizerConfig
@@ -121,7 +121,7 @@ def from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
     for key in values:
         if key not in fields:
             raise ConfigError(f"unknown key '{key}' in {where}", nearest(key, fields))
-    nested = {"model": ModelConfig, "optimizer": OptimizerConfig}
+    nested = {"model": ModelConfig, "optimizer": OptimizerConfig, "rope_scaling": RopeScaling}
     arguments = {}
     for key, value in values.items():
         if key == "model" and isinstance(value, str):
@@ -130,7 +130,8 @@ def from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
             value = from_dict(nested[key], value, f"[{key}] of {where}")
         elif not _fits(value, fields[key].type):
             kind = fields[key].type
-            allowed = " or ".join(getattr(kind, "__args__", [kind.__name__]))
+            words = ["a table"] if key in nested else getattr(kind, "__args__", [kind.__name__])
+            allowed = " or ".join(words)
             raise ConfigError(
                 f"{key} = {value!r} in {where} has the wrong type", f"it must be {allowed}"
             )
@@ -172,8 +173,13 @@ def read_config(path: Path) -> TrainConfig:
 
 
 def write_config(path: Path, config: TrainConfig) -> None:
-    """Write every field, so that the run folder says all that the run was."""
-    write_text(path, tomli_w.dumps(dataclasses.asdict(config)))
+    """Write every field, so that the run folder says all that the run was; TOML has no None."""
+
+    def without_none(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        return {key: value for key, value in pairs if value is not None}
+
+    values = dataclasses.asdict(config, dict_factory=without_none)
+    write_text(path, tomli_w.dumps(values))
 
 
 def check_same_run(old: TrainConfig, new: TrainConfig, path: Path) -> None:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tiny import TinyCorpus
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from minillama.config import ModelConfig
+from minillama.config import ModelConfig, RopeScaling
 from minillama.convert import huggingface
 from minillama.errors import CheckpointError, ConfigError
 from minillama.model import Llama
@@ -130,7 +130,8 @@ def test_settings_of_older_versions_are_read(folder):
 @pytest.mark.parametrize("name", list(ModelConfig.__dataclass_fields__))
 def test_every_setting_goes_there_and_back(name):
     other = {"dim": 48, "n_layers": 5, "n_heads": 6, "vocab_size": 99, "multiple_of": 7,
-             "max_seq_len": 64, "norm_eps": 0.25, "rope_theta": 12.5}[name]  # fmt: skip
+             "max_seq_len": 64, "norm_eps": 0.25, "rope_theta": 12.5,
+             "rope_scaling": RopeScaling("yarn", 2.0, 10, 8.0, 0.5, 1.25)}[name]  # fmt: skip
     config = ModelConfig(**{**CONFIG.__dict__, name: other})
     given = json.loads(json.dumps(huggingface.config_to_huggingface(config)))
     assert huggingface.config_from_huggingface(given) == config
@@ -144,7 +145,8 @@ def test_every_setting_goes_there_and_back(name):
     ({"hidden_act": "gelu"}, "hidden_act = 'gelu'"),
     ({"model_type": "mistral"}, "model_type = 'mistral'"),
     ({"head_dim": 8}, "head_dim"),
-    ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type = 'linear'"),
+    ({"rope_scaling": {"type": "longrope", "factor": 2.0}}, "rope_type = 'longrope'"),
+    ({"rope_scaling": {"type": "yarn", "factor": 2.0, "truncate": False}}, "truncate = False"),
     ({"rope_parameters": {"rope_type": "llama3"}}, "rope_type = 'llama3'"),
     ({"intermediate_size": 63}, "intermediate_size = 63 is less than"),
     ({"hidden_size": 25}, "not a multiple of n_heads"),

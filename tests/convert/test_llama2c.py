@@ -216,3 +216,83 @@ def test_a_full_disk_leaves_the_old_file(tokenizer, tmp_path, monkeypatch):
         llama2c.save(new_model(), tokenizer, path)
     assert path.read_bytes() == before
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.bin", "tokenizer.bin"]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_saved_and_loaded_is_the_same(tied, tokenizer, tmp_path):
+    model = new_model()
+    if tied:
+        model.output.weight = model.tok_embeddings.weight
+    with torch.no_grad():
+        model.layers[1].feed_forward.w2.weight[3, 5] = torch.nan
+    path = llama2c.save(model, tokenizer, tmp_path / "model.bin")
+    again, pieces = llama2c.load(path)
+    state = again.state_dict()
+    for name, weight in model.state_dict().items():
+        assert torch.equal(state[name].view(torch.uint8), weight.view(torch.uint8)), name
+    assert (again.config.hidden_dim, again.config.norm_eps, again.config.max_seq_len) == (
+        80,
+        1e-5,
+        18,
+    )
+    for text in (
+        prose(3),
+        "def boat_1(value):\n    return value\n",
+        "  żółw  1066\t\U0001f422",
+        "<s>",
+    ):
+        assert pieces.encode(text) == tokenizer.encode(text)
+        assert pieces.decode(pieces.encode(text)) == text
+    second = llama2c.save(again, pieces, tmp_path / "second" / "model.bin")
+    assert second.read_bytes() == path.read_bytes()
+    beside = second.with_name("tokenizer.bin")
+    assert beside.read_bytes() == (tmp_path / "tokenizer.bin").read_bytes()
+    path.unlink()  # the model does not need the file
+    again(torch.randint(320, (1, 18)))
+
+
+@pytest.mark.parametrize("name", ["model.bin", "tokenizer.bin"])
+def test_a_missing_or_damaged_file_is_named(name, tokenizer, tmp_path):
+    path = llama2c.save(new_model(), tokenizer, tmp_path / "model.bin")
+    content = (tmp_path / name).read_bytes()
+    for damaged in (
+        content[:-4],
+        content[: len(content) // 2],
+        content[:27],
+        b"",
+        content + b"\0" * 4,
+    ):
+        (tmp_path / name).write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=name) as told:
+            llama2c.load(path)
+        assert "\n" not in str(told.value)
+    (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match=f"{name} cannot be read"):
+        llama2c.load(path)
+
+
+@pytest.mark.parametrize("field, value, kind, said", [
+    (4, 1, ConfigError, "num_key_value_heads = 1"),
+    (0, 25, ConfigError, "not a multiple"),
+    (2, 4, CheckpointError, "bytes, not"),
+    (2, -1, ConfigError, "n_layers = -1"),
+    (5, -321, CheckpointError, "the tokenizer has 320 pieces but the model has 321"),
+    (6, 2**31 - 1, CheckpointError, "bytes, not"),
+])  # fmt: skip
+def test_headers_of_other_models(field, value, kind, said, tokenizer, tmp_path):
+    path = llama2c.save(new_model(), tokenizer, tmp_path / "model.bin")
+    content = bytearray(path.read_bytes())
+    struct.pack_into("<i", content, 4 * field, value)
+    path.write_bytes(content)
+    with pytest.raises(kind, match=said):
+        llama2c.load(path)
+
+
+def test_a_piece_length_that_leads_backwards_ends(tokenizer, tmp_path):
+    path = llama2c.save(new_model(), tokenizer, tmp_path / "model.bin")
+    beside = tmp_path / "tokenizer.bin"
+    content = bytearray(beside.read_bytes())
+    struct.pack_into("<i", content, 8, -8)
+    beside.write_bytes(content)
+    with pytest.raises(CheckpointError, match="tokenizer.bin"):
+        llama2c.load(path)

@@ -11,7 +11,7 @@ from tiny import TinyCorpus
 import minillama
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, ConfigError, DataError
-from minillama.generate import Sampling, engine, generate
+from minillama.generate import Sampling, complete, engine, generate, row_seed
 from minillama.generate.cache import new_cache
 from minillama.generate.engine import stream
 from minillama.model import Llama
@@ -47,18 +47,21 @@ def recompute(model: Llama, prompt: list[int], sampling: Sampling, n: int, seed:
 
 
 class Scripted:
-    """A model that says what it is told to, whatever it reads."""
+    """Steps like a decoder and says what it is told to, whatever it reads."""
 
     def __init__(self, ids: list[int], vocab_size: int, context: int = 10_000) -> None:
         self.ids = iter(ids)
         self.config = ModelConfig(dim=2, n_layers=1, n_heads=1, vocab_size=vocab_size,
                                   max_seq_len=context)  # fmt: skip
-        self.output = torch.nn.Linear(1, 1)
+        self.embeddings = torch.empty(0)
 
-    def __call__(self, tokens: torch.Tensor, cache: object, start: int) -> torch.Tensor:
-        logits = torch.zeros(1, tokens.shape[1], self.config.vocab_size)
-        logits[0, -1, next(self.ids)] = 1.0
-        return logits
+    def prefill(self, prompts: object, cache: object) -> torch.Tensor:
+        return torch.nn.functional.one_hot(
+            torch.tensor([next(self.ids)]), self.config.vocab_size
+        ).float()
+
+    def step(self, tokens: object, positions: object, cache: object) -> torch.Tensor:
+        return self.prefill(None, None)
 
 
 def say(tokenizer: Tokenizer, ids: list[int], prompt: str = "x", **options: object) -> list[str]:
@@ -100,9 +103,60 @@ def test_seed_decides(tokenizer):
 
 
 def test_a_list_of_prompts_is_each_alone(tokenizer):
-    prompts = ["a", "", "The river was quiet"]
-    together = generate(random_model(), tokenizer, prompts, max_new_tokens=8)
-    assert together == [generate(random_model(), tokenizer, p, max_new_tokens=8) for p in prompts]
+    prompts = ["a", "", "The river was quiet", "a"]
+    together = generate(random_model(), tokenizer, prompts, max_new_tokens=8, seed=3)
+    assert together == [
+        generate(random_model(), tokenizer, prompt, max_new_tokens=8, seed=row_seed(3, i))
+        for i, prompt in enumerate(prompts)
+    ]
+    assert together[0] != together[3]  # a sample each
+    assert generate(random_model(), tokenizer, []) == []
+
+
+def test_every_row_of_a_batch_ends_for_its_own_reason(tokenizer):
+    model = random_model()
+    everything = {"max_new_tokens": 30, "temperature": 1.0, "top_p": None}
+    prompts = [PROMPT, "river " * 7, "The", "a"] * 4
+    first = complete(model, tokenizer, prompts, **everything)
+    stop = [first[0].text[3:5], "e", "Z"]
+    results = complete(model, tokenizer, prompts, **everything, stop=stop, batch_size=5)
+    assert {"stop", "length"} <= {each.finish for each in results}
+    for i, (prompt, ours) in enumerate(zip(prompts, results, strict=True)):
+        alone = stream(model, tokenizer, prompt, **everything, stop=stop, seed=row_seed(0, i))
+        assert "".join(alone) == ours.text
+        assert (alone.finish, alone.tokens) == (ours.finish, ours.tokens)
+
+
+def test_says_why_it_ended(tokenizer):
+    river, end = tokenizer.encode("the river"), tokenizer.eos_id
+    for ids, options, finish, tokens in [
+        ([*river, end], {"max_new_tokens": 100}, "end", len(river) + 1),
+        (river, {"stop": "riv"}, "stop", None),
+        (river, {"max_new_tokens": 2}, "length", 2),
+        (river, {"max_new_tokens": 0}, "length", 0),
+    ]:
+        model = Scripted(ids, tokenizer.vocab_size)
+        options = {"max_new_tokens": len(ids), **options}
+        text = stream(model, tokenizer, "x", temperature=0.0, **options)
+        assert text.finish is None
+        list(text)
+        assert text.finish == finish and text.tokens == (tokens or text.tokens)
+    text = stream(random_model(), tokenizer, PROMPT, max_new_tokens=10_000)
+    list(text)
+    n_prompt = len(tokenizer.encode(PROMPT, bos=True))
+    assert (text.finish, text.tokens) == ("context", CONFIG.max_seq_len - n_prompt + 1)
+    [together] = complete(random_model(), tokenizer, [PROMPT], max_new_tokens=10_000)
+    assert (together.finish, together.tokens) == (text.finish, text.tokens)
+
+
+def test_a_huge_prompt_is_refused_before_it_is_encoded(tokenizer, monkeypatch):
+    def encode(*_, **__):
+        raise AssertionError("encoded")
+
+    monkeypatch.setattr(Tokenizer, "encode", encode)
+    for text in ("x" * 2**20, " " * 2**20, "\ud800" * 2**20):
+        with pytest.raises(DataError, match="tokens or more exceeds the context of 48"):
+            generate(random_model(), tokenizer, text)
 
 
 def test_characters_are_never_split(tokenizer):

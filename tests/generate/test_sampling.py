@@ -68,7 +68,8 @@ def test_greedy_in_every_way_it_can_be_said(sampling):
 
 @pytest.mark.parametrize("change", [
     {"temperature": -0.1}, {"temperature": math.nan}, {"temperature": math.inf}, {"top_k": 0},
-    {"top_p": -0.1}, {"top_p": 1.1}, {"top_p": math.nan},
+    {"top_p": -0.1}, {"top_p": 1.1}, {"top_p": math.nan}, {"repetition_penalty": 0.0},
+    {"repetition_penalty": math.nan}, {"repetition_penalty": math.inf},
 ], ids=str)  # fmt: skip
 def test_impossible_settings_are_named(change):
     with pytest.raises(ConfigError, match=next(iter(change))):
@@ -86,3 +87,65 @@ def test_a_token_that_is_ruled_out_is_never_drawn():
     logits = torch.tensor([0.0, -math.inf, 0.0])
     random, sampling = torch.Generator().manual_seed(0), Sampling(1.0, None, None)
     assert {sampling.choose(logits, random) for _ in range(100)} == {0, 2}
+
+
+def test_only_as_many_as_are_needed_are_sorted():
+    """The tail beyond the likeliest 1024 counts, and is reached when they do not hold top_p."""
+    random = torch.Generator().manual_seed(0)
+    for scale, top_p in ((0.1, 0.9), (8.0, 0.9), (0.1, None), (0.1, 1.0)):
+        logits = scale * torch.randn(3000, generator=random, dtype=torch.float64)
+        p, ids = Sampling(0.9, None, top_p).candidates(logits)
+        expected = by_hand(logits.tolist(), 0.9, None, top_p)
+        assert (len(p) > 1024) == (scale == 0.1)
+        assert ids.tolist() == list(expected)
+        assert p.tolist() == pytest.approx(list(expected.values()), rel=1e-9)
+
+
+def metas_top_p(probs: torch.Tensor, p: float) -> torch.Tensor:
+    """The rule of Meta's generation code: sort, sum, drop what comes after the sum exceeds p."""
+    ranked, ids = torch.sort(probs, dim=-1, descending=True)
+    so_far = torch.cumsum(ranked, dim=-1)
+    ranked[so_far - ranked > p] = 0.0
+    return torch.zeros_like(probs).scatter(-1, ids, ranked / ranked.sum())
+
+
+@pytest.mark.parametrize("top_p", [0.0, 0.3, 0.8, 0.95, 0.999])
+def test_top_p_is_metas(top_p):
+    for seed in range(20):
+        logits = 3 * torch.randn(200, generator=torch.Generator().manual_seed(seed)).double()
+        p, ids = Sampling(0.8, None, top_p).candidates(logits)
+        ours = torch.zeros(200, dtype=torch.float64).index_put((ids,), p)
+        torch.testing.assert_close(ours, metas_top_p(torch.softmax(logits / 0.8, -1), top_p))
+
+
+@pytest.mark.parametrize("penalty", [0.5, 1.2, 3.0])
+def test_repetition_penalty_is_that_of_transformers(penalty):
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    logits = torch.randn(50, generator=torch.Generator().manual_seed(0))
+    seen = [3, 7, 7, 49, 0]
+    theirs = RepetitionPenaltyLogitsProcessor(penalty)(torch.tensor([seen]), logits[None].clone())
+    sampling = Sampling(0.0, repetition_penalty=penalty)
+    before = logits.clone()
+    assert torch.equal(sampling.penalised(logits, seen), theirs[0])
+    assert torch.equal(logits, before)
+    assert sampling.choose(logits, torch.Generator(), seen) == int(theirs.argmax())
+    assert torch.equal(sampling.penalised(logits, []), logits)
+
+
+def test_each_row_has_its_own_generator_and_history():
+    logits = torch.randn(3, 40, generator=torch.Generator().manual_seed(1))
+    sampling, seen = Sampling(1.0, repetition_penalty=1.5), [[1, 2], [], [5] * 9]
+    generators = [torch.Generator().manual_seed(i) for i in range(3)]
+    together = [sampling.choose_each(logits, generators, seen) for _ in range(5)]
+    for i in range(3):
+        generator = torch.Generator().manual_seed(i)
+        alone = [sampling.choose(logits[i], generator, seen[i]) for _ in range(5)]
+        assert [row[i] for row in together] == alone
+
+
+def test_one_bad_row_stops_the_batch():
+    logits = torch.zeros(3, 5)
+    logits[1, 2] = math.nan
+    with pytest.raises(DataError, match="not finite"):
+        Sampling(0.0).choose_each(logits, [torch.Generator()] * 3, [[], [], []])

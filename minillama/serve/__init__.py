@@ -1,0 +1,1 @@
+"""A page to play with: a model's text as it is written, its probabilities, its attention heads."""

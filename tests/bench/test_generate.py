@@ -1,0 +1,121 @@
+"""The comparison of generation compares equals, and its arithmetic is right."""
+
+import stat
+import sys
+
+import pytest
+from tiny import TinyCorpus, tiny_config
+
+from minillama.bench import generate as bench
+from minillama.config import ModelConfig
+from minillama.corpus.shards import open_corpus
+from minillama.errors import ConfigError, DataError
+from minillama.evaluate.perplexity import valid_bits_per_byte
+from minillama.model import Llama
+from minillama.train.loop import train
+
+PROGRAM = """#!{python}
+import struct, sys
+model, options = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2]))
+header = struct.unpack("<7i", open(model, "rb").read(28))
+assert header[0] == 16 and abs(header[5]) == 320, header
+assert options["-t"] == "0" and options["-n"] == "7", options
+assert open(options["-z"], "rb").read(4)
+print("a text"); print("achieved tok/s: 123.500000", file=sys.stderr)
+"""
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    shape = ModelConfig(dim=16, n_layers=2, n_heads=2, vocab_size=320, multiple_of=8,
+                        max_seq_len=32)  # fmt: skip
+    monkeypatch.setattr(bench, "CONFIG", shape)
+
+
+def script(path, text):
+    path.write_text(text.format(python=sys.executable))
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_all_contenders_write_the_same(tiny, tied, tmp_path, capsys):
+    pytest.importorskip("transformers")
+    program = script(tmp_path / "run", PROGRAM)
+    rows = bench.bench_generate(tokens=6, rounds=2, llama2c=program, tied=tied)
+    names = [bench.ALONE, bench.TOGETHER, bench.EIGHT, "transformers", "llama2.c"]
+    assert [row.name for row in rows] == names
+    by_name = {row.name: row for row in rows}
+    assert by_name[bench.ALONE].equal == by_name["transformers"].equal == 6
+    assert by_name[bench.TOGETHER].equal == 6
+    assert by_name["llama2.c"].equal is None and by_name["llama2.c"].tokens_per_s == 123.5
+    assert by_name[bench.ALONE].ratio == 1 and all(row.limit_share > 0 for row in rows)
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names)
+    n = bench.CONFIG.num_parameters() - tied * 320 * 16
+    assert f"{n:,} parameters" in shown
+
+
+def test_rates_and_ratios_are_of_what_was_run(monkeypatch):
+    monkeypatch.setattr(bench, "bandwidth", lambda n_bytes: 1000.0)
+    speeds = {"a": iter([1.0, 10, 20, 40]), "b": iter([1.0, 5, 40, 60])}
+    asked = []
+
+    def contender(name, ids, n_bytes):
+        def run(tokens):
+            asked.append((name, tokens))
+            return ids, next(speeds[name])
+
+        return bench.Contender(name, run, n_bytes)
+
+    a, b = bench.compare([contender("a", [1, 2, 3], 20), contender("b", [1, 2, 4], 5)], 3, 3)
+    assert asked == [("a", 3), ("b", 3)] * 4  # by turns
+    assert (a.tokens_per_s, a.best, a.ratio, a.limit_share, a.equal) == (20, 40, 1, 0.4, 3)
+    assert (b.tokens_per_s, b.best, b.ratio, b.limit_share, b.equal) == (40, 60, 1.5, 0.2, 2)
+
+
+def test_bytes_of_a_token_are_those_of_the_weights_it_uses():
+    config = bench.CONFIG
+    model = Llama(config)
+    used = [w for name, w in model.named_parameters() if name != "tok_embeddings.weight"]
+    assert bench.weight_bytes(config) == 4 * (sum(w.numel() for w in used) + config.dim)
+    assert 60e6 < bench.weight_bytes(config) < 62e6  # llama2.c's stories15M
+    assert bench.bandwidth(1 << 20, repeats=2) > 0
+
+
+def test_what_cannot_be_compared_is_said(tiny, tmp_path):
+    with pytest.raises(DataError, match="32 tokens do not fit the context of 32"):
+        bench.bench_generate(tokens=32, rounds=1)
+    with pytest.raises(ConfigError, match="0 rounds"):
+        bench.bench_generate(tokens=1, rounds=0)
+    silent = script(tmp_path / "silent", "#!{python}\n")
+    for binary, said in ((tmp_path / "none", "does not run"), (silent, "no tokens a second")):
+        with pytest.raises(ConfigError, match=said):
+            bench.bench_generate(tokens=3, rounds=1, llama2c=binary)
+
+
+def test_without_transformers_it_is_left_out(tiny, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    rows = bench.bench_generate(tokens=3, rounds=1)
+    assert [row.name for row in rows] == [bench.ALONE, bench.TOGETHER, bench.EIGHT]
+    assert "transformers is not installed: left out" in capsys.readouterr().out
+
+
+def test_the_cost_of_int8_is_told_for_a_run(tiny_corpus: TinyCorpus, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    train(tiny_config(tiny_corpus.folder, tmp_path))
+    bench.bench_generate(tmp_path / "run", tokens=3, rounds=1, max_tokens=200)
+    shown = capsys.readouterr().out
+    corpus = open_corpus(tiny_corpus.folder)
+    model, _ = bench.load_model(tmp_path / "run")
+    float32, eight = bench.quantisation_cost(model, corpus, 200)
+    scored = valid_bits_per_byte(model, corpus, 200, model.config.max_seq_len)["bpb"]
+    assert float32 == pytest.approx(scored, rel=1e-6)
+    assert eight != float32 and eight == pytest.approx(float32, rel=0.02)
+    assert f"float32 {float32:.4f}, int8 {eight:.4f} ({eight / float32 - 1:+.2%})" in shown
+
+
+def test_words_are_a_vocabulary_of_any_size():
+    tokenizer = bench.words(400)
+    assert tokenizer.vocab_size == 400
+    assert tokenizer.decode(tokenizer.encode("w7 x")) == "w7 x"
