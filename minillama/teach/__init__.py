@@ -5,6 +5,12 @@ from minillama.teach.check_attention import (
     check_sees_the_future,
     check_streaming_attention,
 )
+from minillama.teach.check_benchmark_curves import (
+    check_level_each,
+    check_pair_order,
+    check_questions_needed,
+    check_shifted_accuracy,
+)
 from minillama.teach.check_benchmarks import (
     check_all_k,
     check_answer_rule,
@@ -81,15 +87,19 @@ __all__ = [
     "check_hidden_dim",
     "check_interpolation",
     "check_layer_norm",
+    "check_level_each",
     "check_llama3",
     "check_loss_gradient",
     "check_merge",
     "check_noise",
+    "check_pair_order",
     "check_paired_error",
     "check_power_law",
+    "check_questions_needed",
     "check_rank_sequences",
     "check_rms_norm_backward",
     "check_sees_the_future",
+    "check_shifted_accuracy",
     "check_similarity",
     "check_slowest_turn",
     "check_stream",
