@@ -1,5 +1,6 @@
 """The four runs of a ladder, as they lie in their folders: what the figures are drawn from."""
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -56,12 +57,19 @@ class Run:
         paths = sorted(self.folder.glob("evaluations/step-*.json"))
         return [
             record for record in map(read_record, paths)
-            if logged.get(record["step"], "no such step") == record["valid_loss"]
+            if record["step"] in logged and alike(logged[record["step"]], record["valid_loss"])
         ]  # fmt: skip
 
     def column(self, key: str) -> np.ndarray:
         """One quantity over all steps."""
         return np.array([line[key] for line in self.metrics], dtype=np.float64)
+
+
+def alike(first: float | None, second: float | None) -> bool:
+    """Whether two losses are one, but for the rounding by which two machines differ."""
+    if first is None or second is None:
+        return first is second
+    return math.isclose(first, second, rel_tol=1e-6)
 
 
 def short(number: float) -> str:

@@ -118,6 +118,7 @@ def test_a_ladder_that_is_half_evaluated_is_drawn_with_one_limit(runs):
 
 def test_results_of_an_earlier_training_are_left_out(runs):
     lines = read_metrics(runs / "nano-7b")
+    lines[0]["valid_loss"] *= 1 + 1e-9  # another number of threads
     lines[-1]["valid_loss"] += 0.25
     (runs / "nano-7b/metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     rows = collect(load_runs(runs, "nano"))
