@@ -8,7 +8,8 @@ import torch
 from minillama.convert import gguf, huggingface, llama2c, meta
 from minillama.convert.shards import MAX_BYTES
 from minillama.errors import CheckpointError, ConfigError, nearest
-from minillama.model import Llama, check_finite
+from minillama.model import Llama
+from minillama.model.transformer import check_weights
 from minillama.tokenizer import Tokenizer
 
 FORMATS = ("huggingface", "meta", "llama2c", "gguf")
@@ -67,7 +68,7 @@ def save(
             raise ConfigError(f"unknown dtype '{dtype}'", nearest(dtype, DTYPES))
         for weight in model.parameters():
             weight.data = weight.data.to(DTYPES[dtype])
-    check_finite(model)
+    check_weights(model)
     mark = {"huggingface": "params.json", "meta": "config.json"}.get(to, "checkpoints")
     for other in ("checkpoints", mark):  # whoever loads the folder would take one for the other
         if (folder / other).exists():

@@ -24,7 +24,8 @@ from torch import Tensor
 from minillama.config import ModelConfig
 from minillama.errors import DataError
 from minillama.generate.cache import LayerCache
-from minillama.model import Llama, apply_rotary, check_finite
+from minillama.model import Llama, apply_rotary
+from minillama.model.transformer import check_weights
 
 Product = Callable[[Tensor], Tensor]
 """``(rows, in)`` to ``(rows, out)``."""
@@ -65,7 +66,7 @@ class Decoder:
         Raises:
             CheckpointError: a weight is NaN or infinite.
         """
-        check_finite(model)
+        check_weights(model)
         self.config: ModelConfig = model.config
         self.embeddings = model.tok_embeddings.weight.detach()
         self.rotary = model.rotary

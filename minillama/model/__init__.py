@@ -11,7 +11,7 @@ from minillama.model.rotary import (
     rotary_table,
     scaled_frequencies,
 )
-from minillama.model.transformer import Llama, TransformerBlock, check_finite
+from minillama.model.transformer import Llama, TransformerBlock
 
 __all__ = [
     "Attention",
@@ -21,7 +21,6 @@ __all__ = [
     "TransformerBlock",
     "apply_rotary",
     "attention_factor",
-    "check_finite",
     "model_table",
     "rotary_angles",
     "rotary_table",

@@ -101,7 +101,7 @@ class Llama(nn.Module):
         return linear_cross_entropy(x.flatten(0, 1), self.output.weight, targets.flatten())
 
 
-def check_finite(model: Llama) -> None:
+def check_weights(model: Llama) -> None:
     """Raise ``CheckpointError`` naming the first weight that is NaN or infinite.
 
     The output need not show it: torch's attention on the CPU takes a score that is NaN for 0.

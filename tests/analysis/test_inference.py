@@ -15,8 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from minillama import Llama, ModelConfig
-from minillama.analysis import drawing, ladder
-from minillama.analysis import inference, inference_figure
+from minillama.analysis import drawing, inference, inference_figure, ladder
 from minillama.analysis.inference import TrainedModel, cheapest, crossover, tokens_to_reach
 from minillama.errors import ConfigError
 from minillama.generate.cache import cache_bytes, new_cache

@@ -142,12 +142,14 @@ def test_an_extreme_penalty_still_draws(penalty, temperature):
     assert drawn == {0} if penalty < 1 else 2 not in drawn  # 0 stays 0, whatever the penalty
 
 
-def test_top_p_of_one_keeps_every_token_however_unlikely():
-    logits = torch.cat([torch.zeros(3000), torch.full((100,), -45.0)])
-    for top_p in (1, 1.0, None):
-        p, ids = Sampling(1.0, None, top_p).candidates(logits)
-        assert sorted(ids.tolist()) == list(range(3100)) and p[-1] > 0
-    assert len(Sampling(1.0, 50, 1.0).candidates(logits)[1]) == 50
+@pytest.mark.parametrize("likely", [7, 49, 100, 3000])
+@pytest.mark.parametrize("top_p", [1, 1.0, None])
+def test_top_p_of_one_keeps_every_token_however_unlikely(likely, top_p):
+    """Also where the sum of the likelier ones is rounded up, above 1."""
+    logits = torch.cat([torch.zeros(likely), torch.full((5,), -45.0)])
+    p, ids = Sampling(1.0, None, top_p).candidates(logits)
+    assert sorted(ids.tolist()) == list(range(likely + 5)) and p[-1] > 0
+    assert len(Sampling(1.0, 5, top_p).candidates(logits)[1]) == 5
 
 
 def test_each_row_has_its_own_generator_and_history():
