@@ -5,7 +5,7 @@ with an empty environment, no inherited files, an empty temporary folder, and li
 and output. It cannot open files, start processes, reach a network or send signals, so there is
 nothing that could outlive it. Where the kernel cannot refuse these things, nothing is run at all.
 
-What this does not do: a program may search its own interpreter's memory for the token and so feign
+What this does not do: a program may walk its own interpreter's frames to the token and so feign
 success (that harms a score, not the machine), and a fault in the kernel itself is not guarded
 against. For models that are trained to pass these tests, use a virtual machine as well.
 """

@@ -28,7 +28,7 @@ from minillama.tokenizer import Tokenizer
 from minillama.train.loop import train
 
 PARITY = ("hellaswag", "piqa", "arc_easy", "winogrande", "socialiqa")
-DOCUMENTS = 60
+DOCUMENTS = 200
 
 
 @pytest.fixture(scope="module")
