@@ -8,8 +8,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -144,6 +145,54 @@ def figures(arguments: Sequence[str]) -> None:
     single("minillama figures", figures)(arguments)
 
 
+@dataclass(frozen=True)
+class Opening:
+    """Which model is opened, and how."""
+
+    quantise: Literal["int8"] | None = None
+    """Round the weights to 8 bits."""
+    step: int | None = None
+    """The checkpoint of a run; the last by default."""
+    max_seq_len: int = 2048
+    """The context length, which Meta's format does not tell."""
+
+    def load(self, source: Path) -> Any:
+        """The model of a run or of any other format, ready to generate, and its tokenizer."""
+        from minillama.convert import formats
+        from minillama.generate.decoder import Decoder
+        from minillama.generate.quantise import quantised
+        from minillama.train.allocator import keep_freed_memory
+        from minillama.train.checkpoint import load_model
+
+        keep_freed_memory()
+        model, pieces = formats.load(source, self.max_seq_len) or load_model(source, self.step)
+        return quantised(model) if self.quantise else Decoder(model), pieces
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How it writes: what ``stream`` takes."""
+
+    max_new_tokens: int = 128
+    """Stop after so many tokens."""
+    temperature: float = 0.8
+    """0 takes the likeliest token every time."""
+    top_k: int | None = None
+    """Keep only the k likeliest tokens."""
+    top_p: float | None = 0.95
+    """Keep the likeliest tokens that hold this much probability (Meta's rule)."""
+    repetition_penalty: float = 1.0
+    """Above 1, tokens that are there already become less likely."""
+    seed: int = 0
+    """Same seed and prompts, same text."""
+    stop: tuple[str, ...] = ()
+    """End before any of these strings."""
+
+
+SAME_LEVEL = tyro.conf.arg(name="")
+"""The fields of a parameter are flags of the verb itself: --seed, not --writing.seed."""
+
+
 def generate(arguments: Sequence[str]) -> None:
     """Complete a prompt with a model."""
     from minillama.generate.chat import write
@@ -152,38 +201,18 @@ def generate(arguments: Sequence[str]) -> None:
     def generate(
         source: tyro.conf.Positional[Path],
         prompt: tyro.conf.Positional[str] = "",
-        max_new_tokens: int = 128,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = 0.95,
-        repetition_penalty: float = 1.0,
-        seed: int = 0,
-        stop: tuple[str, ...] = (),
-        quantise: Literal["int8"] | None = None,
-        step: int | None = None,
-        max_seq_len: int = 2048,
+        writing: Annotated[Writing, SAME_LEVEL] = Writing(),  # noqa: B008
+        opening: Annotated[Opening, SAME_LEVEL] = Opening(),  # noqa: B008
     ) -> None:
         """Complete a prompt, as it is generated; how fast, and why it ended, goes to stderr.
 
         Args:
             source: the run folder, or a model in another format that `minillama convert` reads.
             prompt: the text to go on from.
-            max_new_tokens: stop after so many tokens.
-            temperature: 0 takes the likeliest token every time.
-            top_k: keep only the k likeliest tokens.
-            top_p: keep the likeliest tokens that hold this much probability (Meta's rule).
-            repetition_penalty: above 1, tokens that are there already become less likely.
-            seed: same seed, same text.
-            stop: end before any of these strings.
-            quantise: round the weights to 8 bits.
-            step: the checkpoint of a run; the last by default.
-            max_seq_len: the context length, which Meta's format does not tell.
+            writing: how it writes.
+            opening: which model, and how.
         """
-        decoder, pieces = load_decoder(source, step, max_seq_len, quantise)
-        texts = stream(
-            decoder, pieces, prompt, max_new_tokens=max_new_tokens, temperature=temperature,
-            top_k=top_k, top_p=top_p, repetition_penalty=repetition_penalty, seed=seed, stop=stop,
-        )  # fmt: skip
+        texts = stream(*opening.load(source), prompt, **asdict(writing))
         print(prompt, end="", flush=True)
         _, told = write(texts, lambda text: print(text, end="", flush=True))
         print(flush=True)
@@ -192,56 +221,27 @@ def generate(arguments: Sequence[str]) -> None:
     single("minillama generate", generate)(arguments)
 
 
-def load_decoder(source: Path, step: int | None, max_seq_len: int, quantise: str | None) -> Any:
-    """The model of a run or of any other format, ready to generate, and its tokenizer."""
-    from minillama.convert import formats
-    from minillama.generate.decoder import Decoder
-    from minillama.generate.quantise import quantised
-    from minillama.train.checkpoint import load_model
-
-    model, pieces = formats.load(source, max_seq_len) or load_model(source, step)
-    return quantised(model) if quantise else Decoder(model), pieces
-
-
 def chat(arguments: Sequence[str]) -> None:
     """Write a text by turns with a model, in the terminal."""
     from minillama.generate.chat import chat as write_by_turns
 
     def chat(
         source: tyro.conf.Positional[Path],
-        max_new_tokens: int = 64,
-        temperature: float = 0.8,
-        top_k: int | None = None,
-        top_p: float | None = 0.95,
-        repetition_penalty: float = 1.0,
-        seed: int = 0,
-        stop: tuple[str, ...] = (),
-        quantise: Literal["int8"] | None = None,
-        step: int | None = None,
-        max_seq_len: int = 2048,
+        writing: Annotated[Writing, SAME_LEVEL] = Writing(max_new_tokens=64),  # noqa: B008
+        opening: Annotated[Opening, SAME_LEVEL] = Opening(),  # noqa: B008
     ) -> None:
         """Complete each line that is typed. The model goes on with a text; it does not answer.
 
         Args:
             source: the run folder, or a model in another format that `minillama convert` reads.
-            max_new_tokens: stop after so many tokens.
-            temperature: 0 takes the likeliest token every time.
-            top_k: keep only the k likeliest tokens.
-            top_p: keep the likeliest tokens that hold this much probability (Meta's rule).
-            repetition_penalty: above 1, tokens that are there already become less likely.
-            seed: same seed and lines, same text.
-            stop: end before any of these strings.
-            quantise: round the weights to 8 bits.
-            step: the checkpoint of a run; the last by default.
-            max_seq_len: the context length, which Meta's format does not tell.
+            writing: how it writes.
+            opening: which model, and how.
         """
-        decoder, pieces = load_decoder(source, step, max_seq_len, quantise)
+        decoder, pieces = opening.load(source)
         replace_errors(sys.stdin)
         write_by_turns(
             decoder, pieces, (line.rstrip("\n") for line in sys.stdin),
-            lambda text: print(text, end="", flush=True), max_new_tokens=max_new_tokens,
-            temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, stop=stop,
-            repetition_penalty=repetition_penalty,
+            lambda text: print(text, end="", flush=True), **asdict(writing),
         )  # fmt: skip
 
     single("minillama chat", chat)(arguments)
