@@ -25,7 +25,7 @@ from minillama.train.loop import fingerprint, train
 from minillama.train.order import DataOrder
 
 RUNGS = ("7b", "13b", "33b", "65b")
-QUESTIONS = 150
+QUESTIONS = 100
 """Questions per benchmark and checkpoint; `minillama evaluate` without a limit asks them all."""
 
 
