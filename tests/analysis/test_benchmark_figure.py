@@ -6,7 +6,6 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import NAMES  # of this folder
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -29,6 +28,8 @@ from minillama.analysis.ladder import load_runs
 from minillama.errors import DataError
 from minillama.train.log import read_metrics
 from minillama.train.loop import train
+
+NAMES = ("nano-7b", "nano-13b", "nano-33b", "nano-65b")
 
 
 def records(run):
