@@ -1,141 +1,17 @@
-"""A 5-gram model with interpolated modified Kneser-Ney smoothing: the baseline to beat.
-
-It knows nothing but counts, so what a Transformer gains over it is what attention and depth are
-worth. Chen & Goodman (1999), "An empirical study of smoothing techniques for language modeling".
-
-For a context h of n - 1 pieces, and h' without its first piece,
-
-    p_n(w | h) = max(c(h w) - D(c(h w)), 0) / c(h) + gamma(h) p_(n-1)(w | h')
-
-where c counts occurrences at the highest order and distinct left neighbours below it, D takes one
-of three values for counts of 1, 2, and 3 or more, and gamma(h) is the mass that D has freed.
-"""
+"""The 5-gram baseline: what a Transformer gains over it is what attention and depth are worth."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from minillama.corpus.ngram import BORDER, NGram
 from minillama.corpus.shards import Corpus
-from minillama.errors import ConfigError
 from minillama.evaluate.perplexity import score
 from minillama.tokenizer import Tokenizer
 from minillama.train.order import DataOrder
 
-BORDER = Tokenizer.unk_id
-"""An id that stands in no text: no n-gram holds it."""
 REQUESTS_AT_ONCE = 4_096
-
-
-@dataclass(frozen=True)
-class Level:
-    """The counts of one order, as sorted arrays."""
-
-    grams: np.ndarray
-    """Packed n-grams (uint64), sorted."""
-    discounted: np.ndarray
-    """c(h w) - D, of each n-gram."""
-    contexts: np.ndarray
-    """Packed contexts h, sorted."""
-    totals: np.ndarray
-    """c(h)."""
-    freed: np.ndarray
-    """gamma(h) c(h): the mass left for the lower order."""
-
-
-def discounts(counts: np.ndarray) -> np.ndarray:
-    """D for counts of 0, 1, 2, and 3 or more, from counts of counts (Chen & Goodman, eq. 26)."""
-    n1, n2, n3, n4 = (max(1, int((counts == k).sum())) for k in (1, 2, 3, 4))
-    y = n1 / (n1 + 2 * n2)
-    values = np.array([0.0, 1 - 2 * y * n2 / n1, 2 - 3 * y * n3 / n2, 3 - 4 * y * n4 / n3])
-    return np.clip(values, [0, 0.1, 0.2, 0.3], [0, 0.95, 1.95, 2.95])  # for tiny texts
-
-
-def look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The value of each wanted key, 0 where it is not among the sorted ``keys``."""
-    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[at] == wanted, values[at], 0)
-
-
-class NGram:
-    """An n-gram model over piece ids.
-
-    Args:
-        tokens: ``(length,)`` ids; each document begins with <s>, and no n-gram crosses into the
-            next document.
-        vocab_size: number of pieces V.
-        order: n.
-
-    Raises:
-        ConfigError: n-grams of this vocabulary do not fit into 64 bits.
-    """
-
-    def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5) -> None:
-        self.vocab_size, self.order = vocab_size, order
-        self.bits = int(vocab_size - 1).bit_length()
-        if self.bits * order > 64:
-            raise ConfigError(
-                f"{order}-grams of {vocab_size} pieces do not fit into 64 bits", "lower the order"
-            )
-        raw = [self._count(tokens, n) for n in range(1, order + 1)]
-        self.levels = [self._level(n, raw) for n in range(1, order + 1)]
-
-    def _pack(self, tokens: np.ndarray, n: int) -> np.ndarray:
-        """All n-grams of ``tokens``, each packed into one integer: ``(length - n + 1,)``."""
-        packed = np.zeros(max(0, len(tokens) - n + 1), dtype=np.uint64)
-        for i in range(n):
-            piece = tokens[i : i + len(packed)].astype(np.uint64)
-            packed = (packed << np.uint64(self.bits)) | piece
-        return packed
-
-    def _count(self, tokens: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-        """The distinct n-grams inside documents and how often each occurs."""
-        grams = self._pack(tokens, n)
-        inside = np.ones(len(grams), dtype=bool)
-        for i in range(n):
-            inside &= tokens[i : i + len(grams)] != BORDER
-            if i:  # <s> only ever begins an n-gram
-                inside &= tokens[i : i + len(grams)] != Tokenizer.bos_id
-        return np.unique(grams[inside], return_counts=True)
-
-    def _level(self, n: int, raw: list[tuple[np.ndarray, np.ndarray]]) -> Level:
-        grams, counts = raw[n - 1]
-        shift = np.uint64(self.bits)
-        if n < self.order:  # distinct left neighbours; an n-gram that begins with <s> has none
-            mask = np.uint64((1 << self.bits * n) - 1)
-            followed, neighbours = np.unique(raw[n][0] & mask, return_counts=True)
-            first = grams >> np.uint64(self.bits * (n - 1))
-            counts = np.where(
-                first == Tokenizer.bos_id, counts, look_up(followed, neighbours, grams)
-            )
-        if n == 1:  # <s> is never predicted
-            keep = grams != Tokenizer.bos_id
-            grams, counts = grams[keep], counts[keep]
-        by_count = discounts(counts)
-        discount = by_count[np.minimum(counts, 3)]
-        contexts, starts = np.unique(grams >> shift, return_index=True)
-        totals = np.add.reduceat(counts.astype(np.float64), starts)
-        freed = np.add.reduceat(discount, starts)
-        return Level(grams, counts - discount, contexts, totals, freed)
-
-    def probabilities(self, tokens: np.ndarray) -> np.ndarray:
-        """p(token | up to n - 1 tokens before it) for all but the first: ``(length - 1,)``."""
-        p = np.full(len(tokens) - 1, 1 / (self.vocab_size - 1))  # any piece but <s>
-        for n, level in enumerate(self.levels, start=1):
-            lead = max(0, n - 2)  # the first targets have too short a context for this order
-            grams = self._pack(tokens if n > 1 else tokens[1:], n)
-            contexts = grams >> np.uint64(self.bits)
-            total = look_up(level.contexts, level.totals, contexts)
-            seen = np.where(total > 0, total, 1.0)
-            direct = look_up(level.grams, level.discounted, grams) / seen
-            freed = look_up(level.contexts, level.freed, contexts) / seen
-            p[lead:] = np.where(total > 0, direct + freed * p[lead:], p[lead:])
-        return p
-
-    def log_prob(self, parts: list[np.ndarray]) -> float:
-        """Total log-probability in nats of all but the first token of each part."""
-        return float(sum(np.log(self.probabilities(part)).sum() for part in parts))
 
 
 def request_log_likelihoods(model: NGram, requests: Sequence[tuple[list[int], int]]) -> list[float]:
