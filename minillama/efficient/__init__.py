@@ -2,6 +2,7 @@
 
 from minillama.efficient.attention import blockwise_attention, full_attention
 from minillama.efficient.block_backward import BlockByHand, differentiate_by_hand
+from minillama.efficient.recompute import recompute_blocks
 from minillama.efficient.saved import saved_bytes
 
 __all__ = [
@@ -9,5 +10,6 @@ __all__ = [
     "blockwise_attention",
     "differentiate_by_hand",
     "full_attention",
+    "recompute_blocks",
     "saved_bytes",
 ]

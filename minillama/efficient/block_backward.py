@@ -13,6 +13,11 @@ function for the transformer layers". Here one ``autograd.Function`` is the whol
 
 and one logsumexp for each head. Queries and keys are kept after the rotation, which costs no byte
 more and saves turning them again; their gradients are turned back, by the opposite angles.
+
+The same block runs when its matrices are split over processes (``parallel.tensor``): each has some
+of the heads and some of the feed-forward's features, and what the processes tell one another stands
+here as ``exchange.gather`` before the products and ``exchange.scatter`` after them. They are each
+other's backward. Alone, they return what they are given.
 """
 
 from typing import Any, NamedTuple
@@ -46,6 +51,26 @@ class Weights(NamedTuple):
         return Weights(*(w.to(dtype) if w.ndim == 2 else w for w in self))
 
 
+class Exchange:
+    """What a block tells the processes that hold the rest of its matrices: alone, nothing."""
+
+    def piece(self, weight: Tensor) -> Tensor:
+        """This process's piece of a parameter, with autograd."""
+        return weight
+
+    def gather(self, x: Tensor) -> Tensor:
+        """``(batch, seq, dim)`` of the whole sequence, from the part that this process holds."""
+        return x
+
+    def scatter(self, x: Tensor) -> Tensor:
+        """The sum of all processes' ``x (batch, seq, dim)``: of it, this process's part."""
+        return x
+
+    def total(self, grad: Tensor) -> Tensor:
+        """A norm's gradient ``(dim,)``, summed over the parts of the sequence."""
+        return grad
+
+
 class Settings(NamedTuple):
     """What a block has besides tensors."""
 
@@ -55,6 +80,7 @@ class Settings(NamedTuple):
     lean: bool
     dtype: torch.dtype
     """In which matrices are multiplied: bfloat16 under autocast, else that of the weights."""
+    exchange: Exchange
 
 
 class _Block(torch.autograd.Function):
@@ -63,18 +89,20 @@ class _Block(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, table: Tensor, settings: Settings, *weights: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            w = Weights(*weights).to(settings.dtype)
+            w, exchange = Weights(*weights).to(settings.dtype), settings.exchange
             a = _norm(x, w.attention_norm, settings.eps[0])[0].to(settings.dtype)
+            a = exchange.gather(a)
             heads = (-1, settings.head_dim)
             q = apply_rotary(F.linear(a, w.wq).unflatten(-1, heads), table)  # (B, T, H, head_dim)
             k = apply_rotary(F.linear(a, w.wk).unflatten(-1, heads), table)
             v = F.linear(a, w.wv).unflatten(-1, heads)
             mixed, state = fused_forward(*(t.transpose(1, 2) for t in (q, k, v)))
             mixed = mixed.transpose(1, 2).flatten(-2)  # (B, T, d)
-            h = x + F.linear(mixed, w.wo)
+            h = x + exchange.scatter(F.linear(mixed, w.wo))
             b = _norm(h, w.ffn_norm, settings.eps[1])[0].to(settings.dtype)
+            b = exchange.gather(b)
             gate, up = F.linear(b, w.w1), F.linear(b, w.w3)  # (B, T, f)
-            y = h + F.linear(F.silu(gate) * up, w.w2)
+            y = h + exchange.scatter(F.linear(F.silu(gate) * up, w.w2))
         again = (None, None) if settings.lean else (v, h)
         ctx.settings = settings
         ctx.save_for_backward(x, table, q, k, mixed, gate, up, *again, *weights, *state)
@@ -87,14 +115,15 @@ class _Block(torch.autograd.Function):
         weights, state = rest[: len(Weights._fields)], tuple(rest[len(Weights._fields) :])
         with torch.autocast(x.device.type, enabled=False):
             w, settings = Weights(*weights).to(ctx.settings.dtype), ctx.settings
+            exchange = settings.exchange
             a, unit, scale = _norm(x, w.attention_norm, settings.eps[0])
-            a = a.to(settings.dtype)
+            a = exchange.gather(a.to(settings.dtype))
             if settings.lean:
                 v = F.linear(a, w.wv).unflatten(-1, (-1, settings.head_dim))
-                h = x + F.linear(mixed, w.wo)
+                h = x + exchange.scatter(F.linear(mixed, w.wo))
             grad_h, grad_ffn = _feed_forward_backward(grad, h, gate, up, w, settings)
 
-            grad_sum = grad_h.to(settings.dtype)
+            grad_sum = exchange.gather(grad_h.to(settings.dtype))
             grad_mixed = (grad_sum @ w.wo).view_as(q)
             by_head = (t.transpose(1, 2) for t in (grad_mixed, q, k, v, mixed.view_as(q)))
             of_heads = fused_backward(*by_head, state)
@@ -104,9 +133,10 @@ class _Block(torch.autograd.Function):
             grad_k = apply_rotary(grad_k, back).flatten(-2)
             grad_v = grad_v.flatten(-2)
             grad_a = _sum_of_products((grad_q, w.wq), (grad_k, w.wk), (grad_v, w.wv))
+            grad_a = exchange.scatter(grad_a)
             grad_x, grad_norm = _norm_backward(grad_a, unit, scale, w.attention_norm)
             grads = (
-                grad_norm, _outer(grad_q, a), _outer(grad_k, a), _outer(grad_v, a),
+                exchange.total(grad_norm), _outer(grad_q, a), _outer(grad_k, a), _outer(grad_v, a),
                 _outer(grad_sum, mixed), *grad_ffn,
             )  # fmt: skip
             grads = (g.to(weight.dtype) for g, weight in zip(grads, weights, strict=True))
@@ -117,17 +147,18 @@ def _feed_forward_backward(
     grad: Tensor, h: Tensor, gate: Tensor, up: Tensor, w: Weights, settings: Settings
 ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Of h + w2(SiLU(w1 b) * w3 b) with b = norm(h): gradients of h, and of norm, w1, w3, w2."""
+    exchange = settings.exchange
     b, unit, scale = _norm(h, w.ffn_norm, settings.eps[1])
-    b, grad_out = b.to(settings.dtype), grad.to(settings.dtype)
+    b, grad_out = (exchange.gather(t.to(settings.dtype)) for t in (b, grad))
     silu = F.silu(gate)
     grad_w2 = _outer(grad_out, silu * up)
     grad_hidden = grad_out @ w.w2
     grad_up = silu.mul_(grad_hidden)
     # SiLU'(z) = s (1 + z (1 - s)) with s = sigmoid(z); torch has it in one pass
     grad_gate = torch.ops.aten.silu_backward(grad_hidden.mul_(up), gate)
-    grad_b = _sum_of_products((grad_gate, w.w1), (grad_up, w.w3))
+    grad_b = exchange.scatter(_sum_of_products((grad_gate, w.w1), (grad_up, w.w3)))
     grad_h, grad_norm = _norm_backward(grad_b, unit, scale, w.ffn_norm)
-    grads = grad_norm, _outer(grad_gate, b), _outer(grad_up, b), grad_w2
+    grads = exchange.total(grad_norm), _outer(grad_gate, b), _outer(grad_up, b), grad_w2
     return grad_h.add_(grad), grads
 
 
@@ -172,27 +203,29 @@ class BlockByHand(TransformerBlock):
     """A block with the backward above; the same parameters under the same names.
 
     Without gradients, or with a cache, it is the plain block. Its linear layers are not called as
-    modules, so plans that hook them (tensor parallelism) need the plain block; those that hook the
-    whole block (DDP, FSDP, recomputing) do not. There is no second derivative.
+    modules: what hooks the whole block (DDP, FSDP, recomputing) sees it, what hooks them does not,
+    and ``exchange`` does it instead. There is no second derivative.
     """
 
     lean: bool = True
+    exchange: Exchange = Exchange()
 
     def forward(self, x: Tensor, table: Tensor, cache: LayerCache | None = None) -> Tensor:
         """As in ``TransformerBlock``."""
         if cache is not None or not torch.is_grad_enabled():
             return super().forward(x, table, cache)
         attention, feed_forward = self.attention, self.feed_forward
-        weights = Weights(
+        parameters = (
             self.attention_norm.weight, attention.wq.weight, attention.wk.weight,
             attention.wv.weight, attention.wo.weight, self.ffn_norm.weight,
             feed_forward.w1.weight, feed_forward.w3.weight, feed_forward.w2.weight,
         )  # fmt: skip
+        weights = Weights(*map(self.exchange.piece, parameters))
         device = x.device.type
         lower = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if lower else weights.wq.dtype
         eps = (self.attention_norm.eps, self.ffn_norm.eps)
-        settings = Settings(attention.head_dim, eps, self.lean, dtype)
+        settings = Settings(attention.head_dim, eps, self.lean, dtype, self.exchange)
         return _Block.apply(x, table, settings, *weights)
 
 

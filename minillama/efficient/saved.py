@@ -9,17 +9,22 @@ from torch import Tensor
 def saved_bytes(forward: Callable[[], object], leave_out: Iterable[Tensor] = ()) -> int:
     """Bytes of activations that ``forward()`` keeps for its backward.
 
-    A memory block that several operations keep, or keep views of, counts once.
+    A memory block that several operations keep, or keep views of, counts once. Of a tensor that is
+    divided over processes, this process's piece counts.
 
     Args:
         forward: runs the forward pass and returns its result, which lives until it is counted.
         leave_out: tensors that are there anyhow, such as the parameters.
     """
-    elsewhere = {tensor.untyped_storage().data_ptr() for tensor in leave_out}
+
+    def piece(tensor: Tensor) -> Tensor:
+        return getattr(tensor, "_local_tensor", tensor)  # a DTensor has no storage of its own
+
+    elsewhere = {piece(tensor).untyped_storage().data_ptr() for tensor in leave_out}
     found: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
+        storage = piece(tensor).untyped_storage()
         if storage.data_ptr() not in elsewhere:
             found[storage.data_ptr()] = storage.nbytes()
         return tensor

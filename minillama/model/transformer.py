@@ -98,6 +98,15 @@ class Llama(nn.Module):
         x = self.norm(x)
         if targets is None:
             return self.output(x)  # (B, T, vocab_size)
+        return self.loss(x, targets)
+
+    def loss(self, x: Tensor, targets: Tensor) -> Tensor:
+        """Mean cross-entropy in nats of the next token, without the full table of logits.
+
+        Args:
+            x: the last norm's output, ``(batch, seq, dim)``.
+            targets: ``(batch, seq)`` int64; -100 is not counted.
+        """
         return linear_cross_entropy(x.flatten(0, 1), self.output.weight, targets.flatten())
 
 

@@ -9,6 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from minillama.config import ModelConfig
 from minillama.efficient import BlockByHand, differentiate_by_hand, saved_bytes
+from minillama.efficient.block_backward import Exchange
 from minillama.model import Llama, TransformerBlock, rotary_table
 from minillama.parallel.memory import activation_bytes
 
@@ -114,6 +115,41 @@ def test_no_position_sees_a_later_one():
     toward[:, 5] = 1.0
     grad = results(ours, x, table, toward)["x"]
     assert (grad[:, 6:] == 0).all() and (grad[:, :6] != 0).all()
+
+
+class Recorded(Exchange):
+    """Two processes' messages, as one of them sees them if the other has the same numbers."""
+
+    def __init__(self):
+        self.sent = []
+
+    def gather(self, x):
+        self.sent.append("gather")
+        return torch.cat((x, x), dim=1)
+
+    def scatter(self, x):
+        self.sent.append("scatter")
+        return 2 * x[:, : x.shape[1] // 2]
+
+    def total(self, grad):
+        self.sent.append("total")
+        return 2 * grad
+
+
+@LEAN
+def test_what_it_tells_other_processes(lean):
+    """Forward: around attention and feed-forward. Backward: their inputs and the gradients."""
+    _, ours = pair(lean=lean)
+    ours.exchange = exchange = Recorded()
+    x, _ = inputs(seq=6)
+    y = ours(x, rotary_table(SMALL.head_dim, 12))
+    assert y.shape == x.shape
+    assert exchange.sent == ["gather", "scatter"] * 2
+    exchange.sent.clear()
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+    counts = {what: exchange.sent.count(what) for what in ("gather", "scatter", "total")}
+    assert counts == {"gather": 4, "scatter": 2 + lean, "total": 2}  # lean: h once more
 
 
 # memory

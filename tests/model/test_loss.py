@@ -1,10 +1,12 @@
-"""The chunked loss against F.cross_entropy on the full table of logits."""
+"""The chunked loss against F.cross_entropy on the full table, and against torch's own chunks."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from minillama.bench.peak import allocated
 from minillama.model import loss
 from minillama.model.loss import linear_cross_entropy
 
@@ -96,3 +98,79 @@ def test_only_the_needed_logits_exist(monkeypatch):
                         lambda t, dim: (sizes.append(t.shape), real(t, dim))[1])  # fmt: skip
     value_and_gradients(linear_cross_entropy, x, weight, targets)
     assert sizes == [(16, 50)] * 10
+
+
+def torchs_own(x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
+    options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=20, acc_policy="accurate")
+    return F.linear_cross_entropy(x, weight, targets, ignore_index=ignore_index, options=options)
+
+
+@pytest.mark.parametrize("ignored", [0, 20])
+def test_torchs_own_chunked_loss_gives_the_same(monkeypatch, ignored):
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 16 * 4 * 50)
+    inputs = example(64, torch.float64, ignored)
+    ours = value_and_gradients(linear_cross_entropy, *inputs)
+    for mine, other in zip(ours, value_and_gradients(torchs_own, *inputs), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-12, atol=1e-14)
+
+
+class Products(TorchDispatchMode):
+    """Notes the dtypes of all matrix products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dtypes: list[torch.dtype] = []
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        if operation.overloadpacket in (torch.ops.aten.mm, torch.ops.aten.addmm_):
+            self.dtypes += [arg.dtype for arg in args if isinstance(arg, Tensor)]
+        return operation(*args, **(kwargs or {}))
+
+
+def test_under_autocast_all_products_are_of_sixteen_bits(monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 1)
+    inputs = example(160, torch.float32, ignored=10)
+    with Products() as products, torch.autocast("cpu", torch.bfloat16):
+        ours = value_and_gradients(linear_cross_entropy, *inputs)
+    assert products.dtypes == [torch.bfloat16] * (10 * 3 * 2)
+    exact = value_and_gradients(full, *inputs)
+    for mine, other in zip(ours, exact, strict=True):
+        assert mine.dtype == torch.float32
+        assert (mine - other).norm() <= 2e-2 * other.norm()
+
+
+def test_sixteen_bit_weights_sum_their_gradient_in_thirty_two(monkeypatch):
+    """However many chunks there are: 256 sums in 16 bits would be wrong by 2%."""
+    x, weight, targets = example(4096, torch.bfloat16)
+    gradients = []
+    for size in (2**23, 1):
+        monkeypatch.setattr(loss, "CHUNK_BYTES", size)
+        gradients.append(value_and_gradients(linear_cross_entropy, x, weight, targets)[2])
+    exact = value_and_gradients(full, x.double(), weight.double(), targets)[2]
+    for gradient in gradients:
+        assert (gradient - exact).norm() <= 5e-3 * exact.norm()
+
+
+def test_the_compiler_sees_one_graph(monkeypatch):
+    monkeypatch.setattr(loss, "CHUNK_BYTES", 16 * 4 * 50)
+    compiled = torch.compile(linear_cross_entropy, fullgraph=True, backend="eager")
+    for ignored in (0, 7):
+        inputs = example(40, torch.float32, ignored)
+        ours = value_and_gradients(linear_cross_entropy, *inputs)
+        for mine, other in zip(ours, value_and_gradients(compiled, *inputs), strict=True):
+            assert torch.equal(mine, other)
+
+
+def test_the_memory_of_the_logits_is_saved():
+    """4 bytes for each of 512 x 8,000 logits, three times; against one chunk."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(512, 8, generator=random, requires_grad=True)
+    weight = torch.randn(8000, 8, generator=random, requires_grad=True)
+    targets = torch.randint(8000, (512,), generator=random)
+    peaks = []
+    for function in (full, linear_cross_entropy):
+        peaks.append(allocated(lambda f=function: f(x, weight, targets).backward()).peak)
+        x.grad = weight.grad = None
+    logits = 4 * 512 * 8000
+    assert peaks[0] == pytest.approx(3 * logits, rel=0.05)
+    assert peaks[1] < 3 * loss.CHUNK_BYTES + 3 * weight.nbytes + 3 * x.nbytes
