@@ -169,11 +169,10 @@ def long_context(
         raise CheckpointError(f"{run} has another tokenizer than {corpus}", "name its own corpus")
     tokens = stretches(text, max(lengths), n_stretches)
     size_of = torch.from_numpy(target_bytes(text.tokenizer()))
-    manifest = read_json(checkpoint.folder(run, step) / "manifest.json")
     record = {
         "run": config.name,
         "step": step,
-        "model_sha256": manifest["model.safetensors"],
+        "model_sha256": checkpoint.weights_digest(checkpoint.folder(run, step)),
         "command": f"python -m minillama.evaluate.long_context runs/{config.name}",
         "settings": {
             "trained_length": config.seq_len, "scored": SCORED, "stretches": len(tokens),

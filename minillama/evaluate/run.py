@@ -122,7 +122,7 @@ class Book:
     """
 
     def __init__(self, run: Path, step: int, settings: dict[str, Any], logged: Record) -> None:
-        manifest = read_json(checkpoint.folder(run, step) / "manifest.json")
+        digest = checkpoint.weights_digest(checkpoint.folder(run, step))
         name = record_name(f"step-{step:08d}", settings)
         self.path = run / "evaluations" / f"{name}.json"
         loss = logged.get("valid_loss")
@@ -133,7 +133,7 @@ class Book:
             "valid_loss": loss,
             "valid_bpb": logged.get("valid_bpb"),
             "perplexity": None if loss is None else math.exp(loss),
-            "settings": settings | {"model_sha256": manifest["model.safetensors"]},
+            "settings": settings | {"model_sha256": digest},
             "tasks": {},
         }
         self.rows: dict[str, list[Row]] = {}

@@ -5,13 +5,16 @@ out kernels' workspace and fragmentation, so keep a tenth of the GPU free.
 """
 
 import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Literal
 
 from tyro.conf import Positional
 
 from minillama.config import ModelConfig
+from minillama.efficient.recompute import Recompute
 from minillama.errors import ConfigError
+from minillama.model.loss import chunk_rows
 from minillama.paper import (
     KG_CO2EQ_PER_KWH,
     PARAMETERS,
@@ -21,7 +24,8 @@ from minillama.paper import (
     TABLE15,
 )
 
-Recompute = Literal["none", "selective", "full"]
+Kept = Recompute | Literal["by_hand"]
+"""What decides how much of a block's forward waits for its backward."""
 GIB = 2**30
 
 
@@ -46,6 +50,12 @@ GPUS: dict[str, GPU] = {  # from the makers' data sheets; float16 for V100 and T
 }
 
 
+def recognise_gpu(device_name: str) -> str | None:
+    """The key in ``GPUS`` of what torch calls, say, "NVIDIA A100-SXM4-80GB"; None if unknown."""
+    words = set(re.split(r"[\s-]+", device_name.lower()))
+    return next((key for key in GPUS if words.issuperset(key.split("-"))), None)
+
+
 def flops_per_token(config: ModelConfig, seq_len: int) -> float:
     """FLOP that train on one token: 6 N + 12 L d T / 2.
 
@@ -57,9 +67,31 @@ def flops_per_token(config: ModelConfig, seq_len: int) -> float:
     return 6 * config.num_parameters() + 12 * config.n_layers * config.dim * seq_len / 2
 
 
+def layer_numbers(
+    config: ModelConfig, recompute: Kept = "none", tensor: int = 1, sequence: bool = True
+) -> float:
+    """Numbers that wait for the backward, for a token in one layer; see ``activation_bytes``."""
+    d, f, heads = config.dim, config.hidden_dim, config.n_heads
+    if recompute == "by_hand" and tensor > 1:  # keeps v and the sum: else wo's is sent once more
+        between, whole, within = 2 * d, 0, 4 * d + 2 * f + heads
+    else:
+        between, whole, within = {
+            "none": (4 * d, 2 * d, 4 * d + 4 * f + heads),
+            "selective": (d, d, 4 * d + 2 * f + heads),
+            "by_hand": (d, 0, 3 * d + 2 * f + heads),
+            "full": (d, 0, 0),
+        }[recompute]
+    return between / (tensor if sequence else 1) + whole + within / tensor
+
+
 def activation_bytes(
-    config: ModelConfig, tokens: int, recompute: Recompute = "none", number: int = 2
-) -> int:
+    config: ModelConfig,
+    tokens: int,
+    recompute: Kept = "none",
+    number: int = 2,
+    tensor: int = 1,
+    sequence: bool = True,
+) -> float:
     """Bytes that the forward pass of ``tokens`` tokens leaves for the backward.
 
     Numbers kept for a token in one layer, of width d with a feed-forward of width f:
@@ -70,18 +102,44 @@ def activation_bytes(
     - ``selective``, the paper's choice: the outputs of linear layers and of the attention, with
       the residual sum in place of each branch's last output: 6d + 2f. Norms, SiLU and the product
       are computed again.
+    - ``by_hand``: ``efficient.block_backward``, which leaves v and the residual sum out too: 4d +
+      2f. (With ``tensor`` it keeps them: else the product with wo would be sent once more.)
     - ``full``: the layer's input d; the rest is computed again, one layer at a time.
 
-    Attention keeps no T x T table, and the loss no logits (see ``model.loss``). A number has
-    ``number`` bytes: 4 in float32; 2 if the residual stream is bfloat16 too, as in Meta's code and
-    in FSDP's mixed precision (autocast, which leaves it in float32, takes about a third more).
+    Attention keeps no T x T table but one number for each head, and the loss no logits (see
+    ``model.loss``). A number has ``number`` bytes: 4 in float32; 2 if the residual stream is
+    bfloat16 too, as in Meta's code and in FSDP's mixed precision (autocast, which leaves it in
+    float32, takes about a third more).
+
+    Tensor parallelism splits what matrices compute over ``tensor`` processes, and with
+    ``sequence`` the rest too, along the sequence. Whole on each stay what is sent: the outputs of
+    both norms with ``none``, the product with wo with ``selective``.
+    """
+    layer = layer_numbers(config, recompute, tensor, sequence)
+    last = 3 * config.dim / (tensor if sequence else 1)  # the last norm's two, the loss's gradient
+    return number * tokens * (config.n_layers * layer + last)
+
+
+def working_bytes(
+    config: ModelConfig,
+    tokens: int,
+    recompute: Kept = "none",
+    number: int = 2,
+    tensor: int = 1,
+    device: str = "cuda",
+) -> float:
+    """Bytes that one block's backward, or the loss, needs for a moment beside what waits.
+
+    In a block: what is computed again, and the gradients that pass through, 2f + d by autograd and
+    3f + 8d by hand, less the 3d that the end of the model has freed by then. In the loss: the
+    logits of a chunk of positions and their logarithms.
     """
     d, f = config.dim, config.hidden_dim
-    everything = 10 * d + 4 * f
-    layer = {"none": everything, "selective": 6 * d + 2 * f, "full": d}[recompute]
-    one_again = {"none": 0, "selective": everything - layer, "full": everything}[recompute]
-    last = 3 * d  # the last norm's two, and the loss's gradient
-    return number * tokens * (config.n_layers * layer + one_again + last)
+    again = layer_numbers(config) - layer_numbers(config, recompute)
+    block = 3 * f + 7 * d if recompute == "by_hand" else again + 2 * f - 2 * d
+    vocab = config.vocab_size / tensor
+    logits = 2 * 4 * vocab * min(tokens, chunk_rows(int(vocab), device))
+    return max(number * tokens * block / tensor, logits)
 
 
 def memory_per_gpu(
@@ -89,29 +147,52 @@ def memory_per_gpu(
     gpus: int = 1,
     tensor_parallel: int = 1,
     micro_batch: int = 1,
-    recompute: Recompute = "selective",
+    recompute: Kept = "selective",
     sharded: bool = True,
+    passes: int = 2,
+    products: Literal["bfloat16", "float32"] = "bfloat16",
+    device: str = "cuda",
 ) -> dict[str, float]:
-    """Bytes on each GPU, by what they hold.
+    """Bytes on each GPU at the highest moment of a step, by what they hold.
 
-    Products are computed in bfloat16 over float32 weights: 4 bytes a parameter for the weight, 4
-    for its gradient, 8 for Adam's two moments. Tensor parallelism (with sequence parallelism)
-    divides everything by its degree; sharding (FSDP) divides those 16 bytes by all GPUs. In
-    exchange it gathers bfloat16 copies layer by layer: the weights of the layer in use and of the
-    next, and the gradients of one. Without sharding, or on one GPU, the whole model is copied.
+    Weights are float32: 4 bytes a parameter, 4 for its gradient, 8 for Adam's two moments. Tensor
+    parallelism (with sequence parallelism) divides everything by its degree; sharding (FSDP)
+    divides those 16 bytes by all GPUs. In exchange it gathers copies in the dtype of the products:
+    all along those of the embeddings and the output with its gradient; layer by layer the weights
+    of the layer in use and of the next, one of them twice while it arrives, and the gradients of
+    one, which are sent from a float32 buffer when that layer's activations are gone.
+    Without sharding, or on one GPU, the whole model is copied unless products are float32, and the
+    new gradients of a layer stand beside their sum.
+
+    With several ``passes`` (micro-batches) in a step, the sums of gradients are there while the
+    activations are. With one, gradients come as activations go: the highest moment is either the
+    beginning of the backward or its end.
     """
+    number = {"bfloat16": 2, "float32": 4}[products]
     parameters = config.num_parameters()
     outside = 2 * config.vocab_size * config.dim + config.dim
-    layer = (parameters - outside) / config.n_layers
+    layer, output = (parameters - outside) / config.n_layers, outside / 2
     owned = parameters / (gpus if sharded else tensor_parallel)
-    copied = 3 * max(layer, outside / 2) if sharded and gpus > 1 else parameters
     tokens = micro_batch * config.max_seq_len
+    activations = activation_bytes(config, tokens, recompute, number, tensor_parallel)
+    freed = activations / config.n_layers * tensor_parallel
+    gradients = 4 * owned
+    new = layer if recompute == "by_hand" else config.dim * config.hidden_dim
+    if passes == 1:
+        begin = (activations, gradients * (output + new) / parameters)
+        end = (activations / config.n_layers, gradients)
+        activations, gradients = max(begin, end, key=sum)
+    if sharded and gpus > 1:
+        copies = number * (outside + output + 4 * layer) + max(0, 4 * layer - freed) * (passes > 1)
+    else:
+        copies = number * (parameters * (number == 2) + max(new, output) * (passes > 1))
     return {
         "weights": 4 * owned,
-        "gradients": 4 * owned,
+        "gradients": gradients,
         "Adam's moments": 8 * owned,
-        "bfloat16 copies": 2 * copied / tensor_parallel,
-        "activations": activation_bytes(config, tokens, recompute) / tensor_parallel,
+        f"{products} copies": copies / tensor_parallel,
+        "activations": activations,
+        "at work": working_bytes(config, tokens, recompute, number, tensor_parallel, device),
     }
 
 
@@ -209,7 +290,9 @@ class Plan:
         lines += [f"{k:<20}{v:>16}  {paper.get(k, ''):>22}".rstrip() for k, v in estimate.items()]
         lines += ["FLOP per token = 6 N + 12 L d T / 2; MFU is assumed, the rest follows."]
         lines += ["* follows from the GPU-hours of Table 15."] * bool(paper)
-        lines += ["", "memory of each GPU, GiB"]
+        lines += ["", "memory of each GPU at the highest moment of a step, GiB"]
+        if self.accumulation == 1:
+            lines += ["(when the backward begins: most gradients come as activations go)"]
         lines += [f"{name:<20}{size / GIB:>16.3g}" for name, size in self.memory.items()]
         total, limit = sum(self.memory.values()) / GIB, GPUS[self.gpu].memory
         lines += [f"{'together':<20}{total:>16.3g}  of {limit:g}"]
@@ -236,7 +319,7 @@ def plan(
     mfu: float = 0.5,
     micro_batch: int = 1,
     tensor_parallel: int = 1,
-    recompute: Recompute = "selective",
+    recompute: Kept = "selective",
     sharded: bool = True,
     dim: int | None = None,
     n_layers: int | None = None,
@@ -255,7 +338,8 @@ def plan(
         mfu: the share of peak FLOP/s that training reaches; the paper's runs reach 45 to 53%.
         micro_batch: sequences in one forward pass.
         tensor_parallel: GPUs that split each matrix among them.
-        recompute: what is computed again in the backward pass to save memory.
+        recompute: what is computed again in the backward pass to save memory; by_hand is the
+            hand-written backward, with parallel.recompute = none.
         sharded: divide weights, gradients and moments over all GPUs (FSDP).
         dim: width.
         n_layers: layers.
@@ -281,11 +365,13 @@ def plan(
             f"one pass of all GPUs reads {together:,} tokens, a step only {batch_tokens:,}",
             "use fewer GPUs, a smaller --micro-batch, more --tensor-parallel or --batch-tokens",
         )
+    passes = -(-batch_tokens // together)
     return Plan(
         name=name, config=config, gpu=gpu, gpus=gpus, tokens=tokens, batch_tokens=batch_tokens,
-        accumulation=-(-batch_tokens // together), mfu=mfu,
+        accumulation=passes, mfu=mfu,
         flops_per_token=flops_per_token(config, config.max_seq_len),
-        memory=memory_per_gpu(config, gpus, tensor_parallel, micro_batch, recompute, sharded),
+        memory=memory_per_gpu(config, gpus, tensor_parallel, micro_batch, recompute, sharded,
+                              passes),
     )  # fmt: skip
 
 

@@ -2,10 +2,15 @@
 
 ``checkpoints/step-00000100/`` is written aside, checksummed and renamed, so a crash at any moment
 leaves the previous checkpoint in place. Loading checks the sums and falls back to an older one.
+
+What one process writes is here. Where the model is spread over many, each writes its own pieces
+(``sharded``); both forms have a state.json and a manifest.json, and are read by what is below.
 """
 
 import errno
+import hashlib
 import os
+import pickle
 import re
 import warnings
 from pathlib import Path
@@ -14,15 +19,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, MinillamaError
 from minillama.files import atomic_path, read_json, remove, sha256, write_json
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
+from minillama.train.pieces import INDEX, MEND, PieceReader, fill, is_weight, read_index
 
 PARTS = ("model.safetensors", "optimizer.pt", "state.json")
-MEND = "delete this checkpoint folder; training goes on from the one before"
+PIECES = re.compile(r"(weights|moments)-\d{5}-of-\d{5}\.safetensors")
 
 
 def steps(run: str | Path) -> list[int]:
@@ -44,26 +51,42 @@ def save(
     Raises:
         CheckpointError: the disk is full or not writable; earlier checkpoints are untouched.
     """
+    return write(run, step, model.state_dict(), optimizer.state_dict(), state)
+
+
+def write(
+    run: Path,
+    step: int,
+    weights: dict[str, Tensor],
+    optimizer: dict[str, Any],
+    state: dict[str, Any],
+) -> Path:
+    """Write what ``save`` says, of state dictionaries."""
     target = folder(run, step)
     delete(target)
     try:
         with atomic_path(target) as aside:
             aside.mkdir()
-            save_file(model.state_dict(), aside / "model.safetensors")
-            torch.save(optimizer.state_dict(), aside / "optimizer.pt")
+            save_file(weights, aside / "model.safetensors")
+            torch.save(optimizer, aside / "optimizer.pt")
             write_json(aside / "state.json", {**state, "step": step})
             sums = {file.name: sha256(file) for file in sorted(aside.iterdir())}
             write_json(aside / "manifest.json", sums)
     except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).split("\n")[0]
-        full = getattr(error, "errno", None) == errno.ENOSPC or "no space left" in reason.lower()
-        last = steps(run)
-        kept = f"the checkpoint of step {last[-1]} is intact" if last else "none was written before"
-        raise CheckpointError(
-            f"cannot write {target}: {'the disk is full' if full else reason}",
-            f"{kept}; make room and run the same command again",
-        ) from error
+        raise cannot_write(target, error) from error
     return target
+
+
+def cannot_write(target: Path, error: BaseException, who: str = "") -> CheckpointError:
+    """What to tell when the checkpoint ``target`` could not be written; ``who`` names the rank."""
+    reason = str(error).split("\n")[0]
+    full = getattr(error, "errno", None) == errno.ENOSPC or "no space left" in reason.lower()
+    last = steps(target.parents[1])
+    kept = f"the checkpoint of step {last[-1]} is intact" if last else "none was written before"
+    return CheckpointError(
+        f"cannot write {target}: {'the disk is full' if full else reason}{who}",
+        f"{kept}; make room and run the same command again",
+    )
 
 
 def delete(checkpoint: Path) -> None:
@@ -82,21 +105,50 @@ def prune(run: Path, keep: set[int], last: int = 2) -> None:
             delete(folder(run, step))
 
 
-def verify(checkpoint: Path) -> None:
-    """Compare every file with the manifest. Raises ``CheckpointError`` naming the first bad one."""
+def is_sharded(checkpoint: Path) -> bool:
+    """Whether many processes wrote this checkpoint, each its pieces."""
+    return (checkpoint / INDEX).exists()
+
+
+def read_manifest(checkpoint: Path) -> dict[str, str]:
+    """The SHA-256 digest of every file of a checkpoint. Raises ``CheckpointError``."""
     try:
         manifest = read_json(checkpoint / "manifest.json")
     except MinillamaError as error:
         raise CheckpointError(error.what, MEND) from None
-    if not isinstance(manifest, dict) or set(manifest) != set(PARTS):
+    names = set(manifest) if isinstance(manifest, dict) else set()
+    pieces = {name for name in names if PIECES.fullmatch(name)}
+    if names != set(PARTS) and not (pieces and names - pieces == {INDEX, "state.json"}):
         raise CheckpointError(f"{checkpoint}/manifest.json is malformed", MEND)
-    for name, digest in manifest.items():
+    return manifest
+
+
+def weights_digest(checkpoint: Path) -> str:
+    """What identifies the weights of a checkpoint: the digest of their file, or of all digests."""
+    manifest = read_manifest(checkpoint)
+    if "model.safetensors" in manifest:
+        return manifest["model.safetensors"]
+    sums = [manifest[name] for name in sorted(manifest) if name.startswith("weights-")]
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
+
+
+def verify(checkpoint: Path, part: int = 0, parts: int = 1) -> None:
+    """Compare every file with the manifest. Raises ``CheckpointError`` naming the first bad one.
+
+    Many processes share the work: each looks at its ``part`` of the files, of ``parts``.
+    """
+    manifest = read_manifest(checkpoint)
+    for name, digest in list(manifest.items())[part::parts]:
         file = checkpoint / name
         if not file.exists() or sha256(file) != digest:
             raise CheckpointError(
                 f"{file} is {'missing' if not file.exists() else 'damaged (its checksum differs)'}",
                 MEND,
             )
+    if part == 0 and is_sharded(checkpoint):
+        files = {p.file for entry in read_index(checkpoint).values() for p in entry.pieces}
+        if missing := files - manifest.keys():
+            raise CheckpointError(f"{checkpoint}/manifest.json misses {min(missing)}", MEND)
 
 
 def last_good(run: str | Path) -> int | None:
@@ -122,14 +174,35 @@ def restore(run: Path, step: int, model: Llama, optimizer: torch.optim.Optimizer
         CheckpointError: the checkpoint holds another model.
     """
     where = folder(run, step)
-    load_weights(model, where / "model.safetensors")
-    optimizer.load_state_dict(
-        torch.load(where / "optimizer.pt", map_location="cpu", weights_only=True)
-    )
+    load_weights(model, where)
+    optimizer.load_state_dict(load_optimizer(where / "optimizer.pt"))
 
 
-def load_weights(model: Llama, path: Path) -> None:
-    """Copy the tensors of a safetensors file into ``model``, whose shapes must agree."""
+def load_optimizer(path: Path, on_disk: bool = False) -> dict[str, Any]:
+    """The optimizer's state dictionary; ``on_disk``: its tensors are read when they are used.
+
+    Raises:
+        CheckpointError: the file holds anything but plain values and tensors, such as code.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=on_disk)
+        moments = [value for of_weight in saved["state"].values() for value in of_weight.values()]
+        if not all(isinstance(value, Tensor) for value in moments):
+            raise TypeError("a moment that is no tensor")
+    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, AttributeError,
+            EOFError) as error:  # fmt: skip
+        raise CheckpointError(f"{path} is not an optimizer's state", MEND) from error
+    return saved
+
+
+def load_weights(model: Llama, checkpoint: Path) -> None:
+    """Copy a checkpoint's weights, of either form, into ``model``, whose shapes must agree."""
+    if is_sharded(checkpoint):
+        index = read_index(checkpoint)
+        weights = {name: entry for name, entry in index.items() if is_weight(name)}
+        fill(PieceReader(checkpoint, weights), model.state_dict(), checkpoint / INDEX)
+        return
+    path = checkpoint / "model.safetensors"
     try:
         model.load_state_dict(load_file(path))
     except RuntimeError as error:
@@ -171,7 +244,7 @@ def load_model(
             "copy it again from the corpus's folder",
         )
     model = Llama(config)
-    load_weights(model, folder(run, step) / "model.safetensors")
+    load_weights(model, folder(run, step))
     return model.to(device).eval(), tokenizer
 
 

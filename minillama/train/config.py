@@ -5,6 +5,7 @@ to expect. Command-line flags override it field by field.
 """
 
 import dataclasses
+import re
 import tomllib
 from dataclasses import dataclass, field
 from importlib.resources import files as package_files
@@ -16,6 +17,7 @@ import tomli_w
 from minillama.config import ModelConfig, RopeScaling
 from minillama.errors import ConfigError, nearest
 from minillama.files import write_text
+from minillama.parallel.mesh import ParallelConfig
 from minillama.train.optimizer import OptimizerConfig
 
 
@@ -25,6 +27,7 @@ class TrainConfig:
 
     model: ModelConfig = field(default_factory=ModelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
     corpus: str = "data/corpus/nano"
     """Folder made by ``minillama data build``."""
     name: str = "unnamed"
@@ -45,6 +48,8 @@ class TrainConfig:
     """Validation tokens per slice, sampled evenly."""
     save_every: int = 1_000
     """Steps between two checkpoints; the two newest are kept."""
+    async_save: bool = False
+    """Write checkpoints while training goes on; takes a copy in the CPU's memory."""
     milestones: int = 12
     """Checkpoints kept for good, spaced evenly in log(tokens): the points of Figure 2."""
     seed: int = 0
@@ -59,13 +64,16 @@ class TrainConfig:
     """by_hand keeps half the activations; see minillama.efficient.block_backward."""
     threads: int = 0
     """CPU threads; 0 leaves torch's choice."""
+    hang_seconds: int = 1800
+    """With many processes: all end if no step finishes for so long (three times as long for the
+    first); 0 for no limit. Longer than a validation and a checkpoint take."""
 
     def __post_init__(self) -> None:
         for name in ("tokens", "batch_tokens", "seq_len", "micro_batch", "eval_every",
                      "eval_tokens", "save_every"):  # fmt: skip
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} = {getattr(self, name)}", f"{name} must be at least 1")
-        for name in ("seed", "milestones", "threads"):
+        for name in ("seed", "milestones", "threads", "hang_seconds"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} = {getattr(self, name)}", f"{name} must not be negative")
         if self.seq_len > self.model.max_seq_len:
@@ -77,6 +85,11 @@ class TrainConfig:
             raise ConfigError(
                 f"batch_tokens = {self.batch_tokens} is not a multiple of seq_len = {self.seq_len}",
                 f"choose {max(1, round(self.batch_tokens / self.seq_len)) * self.seq_len}",
+            )
+        if self.backward == "by_hand" and self.parallel.recompute == "selective":
+            raise ConfigError(
+                "backward = by_hand with parallel.recompute = selective: it is selective already",
+                "choose parallel.recompute = none or full, or backward = autograd",
             )
         if self.total_steps < 1:
             raise ConfigError(f"tokens = {self.tokens} is less than one batch", "raise tokens")
@@ -106,8 +119,9 @@ class TrainConfig:
 
 
 MAY_CHANGE = frozenset(
-    {"runs", "corpus", "micro_batch", "device", "compile", "backward", "threads"}
-)
+    {"runs", "corpus", "micro_batch", "device", "compile", "backward", "threads", "parallel",
+     "hang_seconds", "async_save"}
+)  # fmt: skip
 """Fields that a resumed run may change: they alter the speed or the place, not the result."""
 
 
@@ -121,7 +135,8 @@ def from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
     for key in values:
         if key not in fields:
             raise ConfigError(f"unknown key '{key}' in {where}", nearest(key, fields))
-    nested = {"model": ModelConfig, "optimizer": OptimizerConfig, "rope_scaling": RopeScaling}
+    nested = {"model": ModelConfig, "optimizer": OptimizerConfig, "parallel": ParallelConfig,
+              "rope_scaling": RopeScaling}  # fmt: skip
     arguments = {}
     for key, value in values.items():
         if key == "model" and isinstance(value, str):
@@ -159,6 +174,13 @@ def load_preset(name: str) -> TrainConfig:
         raise ConfigError(f"unknown preset '{name}'", nearest(name, presets()))
     text = (package_files("minillama") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
     return from_dict(TrainConfig, {"name": name} | tomllib.loads(text), f"preset {name}")
+
+
+def preset_world(name: str) -> int | None:
+    """The processes that a preset's own torchrun command starts; None if it has none."""
+    text = (package_files("minillama") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
+    found = re.search(r"torchrun --nnodes=(\d+) --nproc-per-node=(\d+)", text)
+    return int(found[1]) * int(found[2]) if found else None
 
 
 def read_config(path: Path) -> TrainConfig:

@@ -7,58 +7,36 @@ depends on the checkpoint before it and on the batch, which is a function of s a
 
 import math
 import shutil
-import signal
 import time
-from contextlib import nullcontext
 from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from minillama.corpus.shards import Corpus, open_corpus
 from minillama.efficient import differentiate_by_hand
+from minillama.efficient.recompute import recompute_blocks
 from minillama.errors import CheckpointError
-from minillama.evaluate.perplexity import valid_bits_per_byte
 from minillama.files import atomic_path, remove, sha256
 from minillama.model import Llama
+from minillama.parallel.fsdp import parallelise, send_gradients
+from minillama.parallel.initialise import initialise
+from minillama.parallel.mesh import check_mesh
 from minillama.tokenizer import Tokenizer
-from minillama.train import checkpoint
+from minillama.train import checkpoint, sharded
+from minillama.train.agreement import facts, meet
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.config import TrainConfig, check_same_run, read_config, write_config
+from minillama.train.crew import Crew
 from minillama.train.distributed import World, join_world, leave_world
 from minillama.train.log import append_metrics, rewind_metrics
 from minillama.train.optimizer import build_optimizer, clip_gradients, learning_rate
 from minillama.train.order import DataOrder
-
-
-class Interrupted(Exception):
-    """The run was asked to stop; it finished its step and saved first."""
-
-    def __init__(self, signal_number: int, step: int) -> None:
-        self.exit_code = 128 + signal_number
-        super().__init__(f"stopped after step {step}; run the same command to go on")
-
-
-class StopRequest:
-    """Catches Ctrl-C and SIGTERM (preemption), so that the loop can end a step and save."""
-
-    def __enter__(self) -> "StopRequest":
-        self.number = 0
-        signals = (signal.SIGINT, signal.SIGTERM)
-        self._previous = {number: signal.signal(number, self._note) for number in signals}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: FrameType | None) -> None:
-        if self.number:  # asked twice: stop at once
-            raise KeyboardInterrupt
-        self.number = number
+from minillama.train.stop import Interrupted, StopRequest
+from minillama.train.validation import validate
 
 
 def train(config: TrainConfig) -> Path:
@@ -67,50 +45,64 @@ def train(config: TrainConfig) -> Path:
     Raises:
         ConfigError, DataError, CheckpointError: before anything is changed.
         Interrupted: after Ctrl-C or SIGTERM, with the last step saved.
+        SystemExit: another process of the run has told what is wrong.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
     keep_freed_memory()
-    world = join_world(config.device)
-    try:
-        with StopRequest() as stop:
-            _train(config, world, stop)
-        return config.run
-    finally:
+    crew = Crew(meet(), config.hang_seconds)
+    with crew.on_duty():
+        crew.agree("start", facts(config))
+        world = join_world(config.device, config.parallel, crew)
+        try:
+            with StopRequest() as stop:
+                _train(config, world, stop)
+        except Interrupted:  # all of them; after a failure of one the others would wait here
+            leave_world()
+            raise
         leave_world()
+    return config.run
 
 
 def _train(config: TrainConfig, world: World, stop: StopRequest) -> None:
     corpus = open_corpus(config.corpus)
     order = DataOrder(corpus, config.seq_len, config.batch_sequences, config.seed)
-    order.share(world.size)  # complain before anything is written
+    order.share(world.data_size)  # complain before anything is written
+    check_mesh(config.parallel, config.model, world.size, config.seq_len)
     start = open_run(config, corpus, world)
     total = config.total_steps
     if start == total:
         if world.is_main:
             print(f"{config.run} is complete ({total} steps)")
         return
-    torch.manual_seed(config.seed)
-    model = Llama(config.model).to(world.device)
+    model, step_model = build_model(config, world)
     optimizer = build_optimizer(model, config.optimizer)
     if start:
-        checkpoint.restore(config.run, start, model, optimizer)
-    step_model = wrap(model, config, world)
+        sharded.restore(config.run, start, model, optimizer)
+    saver = sharded.Saver(config.run, config.milestone_steps(), world, config.async_save)
     bar = progress_bar(config, start, world)
     for step in range(start + 1, total + 1):
         began = time.perf_counter()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, total, config.optimizer)
-        batch = order.batch(step - 1, world.rank, world.size).to(world.device)
+        batch = order.batch(step - 1, world.data_rank, world.data_size).to(world.device)
         loss = backward(step_model, batch, config)
         grad_norm = clip_gradients(model, config.optimizer.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        loss, stopping = world.mean(torch.stack((loss, loss.new_tensor(stop.number)))).tolist()
+        told = torch.cat((loss[None], loss.new_tensor([saver.failed, *stop.votes()])))
+        loss, failed, *votes = world.mean(told).tolist()
+        stopping = stop.decide(votes)
         seconds = time.perf_counter() - began
         check_finite(loss, grad_norm, step, config)
+        if failed:
+            saver.wait()  # raises what went wrong, on all ranks
 
         saving = step % config.save_every == 0 or step in config.milestone_steps()
+        validating = step % config.eval_every == 0 or step in config.milestone_steps()
+        measured = {}
+        if (validating or step == total) and (world.is_main or world.mesh):
+            measured = validate(model, corpus, config, world)
         if world.is_main:
             record = {
                 "step": step,
@@ -121,20 +113,21 @@ def _train(config: TrainConfig, world: World, stop: StopRequest) -> None:
                 "tokens_per_s": round(config.batch_tokens / seconds, 1),
                 "seconds": round(seconds, 4),
             }
-            if step % config.eval_every == 0 or step == total or step in config.milestone_steps():
-                record |= validate(model, corpus, config)
-            append_metrics(config.run, record)
+            append_metrics(config.run, record | measured)
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update(config.batch_tokens)
-            if saving or step == total or stopping:
-                state = {"data": fingerprint(corpus), "tokens": record["tokens"]}
-                state["tokenizer"] = sha256(corpus.tokenizer_path)
-                checkpoint.save(config.run, step, model, optimizer, state)
-                checkpoint.prune(config.run, keep=config.milestone_steps())
+        if saving or step == total or stopping:
+            state = {"data": fingerprint(corpus), "tokens": step * config.batch_tokens}
+            state["tokenizer"] = sha256(corpus.tokenizer_path)
+            saver.save(step, model, optimizer, state)
         if stopping and step < total:
+            saver.wait()
             world.barrier()
             bar.close()
-            raise Interrupted(stop.number or signal.SIGTERM, step)
+            del step_model  # else the exception keeps it beyond its process group: may never end
+            raise Interrupted(stopping, step)
+        world.crew.beat(step)
+    saver.wait()
     world.barrier()
     bar.close()
 
@@ -147,26 +140,43 @@ def backward(model: nn.Module, batch: Tensor, config: TrainConfig) -> Tensor:
     """
     total = torch.zeros((), device=batch.device)
     parts = batch.split(config.micro_batch)
+    lower = config.dtype == "bfloat16" and not isinstance(model, FSDPModule)  # it lowers by itself
     for i, part in enumerate(parts):
-        last = i == len(parts) - 1
-        quiet = nullcontext() if last or not hasattr(model, "no_sync") else model.no_sync()
-        lower = config.dtype == "bfloat16"
-        with quiet, torch.autocast(batch.device.type, torch.bfloat16, enabled=lower):
+        sending = send_gradients(model, config.parallel, last=i == len(parts) - 1)
+        with sending, torch.autocast(batch.device.type, torch.bfloat16, enabled=lower):
             loss = model(part[:, :-1], targets=part[:, 1:]) * (len(part) / len(batch))
             loss.backward()
         total += loss.detach()
     return total
 
 
+def build_model(config: TrainConfig, world: World) -> tuple[Llama, nn.Module]:
+    """The model with its initial weights, and what wraps it to compute a step's gradients.
+
+    Same seed, same weights, on whatever mesh. Both are one and the same on a mesh.
+    """
+    if world.mesh:
+        with torch.device("meta"):
+            model = Llama(config.model)
+        by_hand = config.backward == "by_hand"
+        parallelise(model, config.parallel, world.mesh, config.dtype, config.compile, by_hand)
+        initialise(model, world.device, config.seed)
+        return model, model
+    torch.manual_seed(config.seed)
+    model = Llama(config.model).to(world.device)
+    return model, wrap(model, config, world)
+
+
 def wrap(model: Llama, config: TrainConfig, world: World) -> nn.Module:
     """Choose the backward, compile if asked, and average gradients over several processes."""
     if config.backward == "by_hand":
         differentiate_by_hand(model)
+    recompute_blocks(model, config.parallel.recompute)
     module: nn.Module = torch.compile(model) if config.compile else model
     if world.size == 1:
         return module
     ids = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=ids)
+    return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
 
 
 def open_run(config: TrainConfig, corpus: Corpus, world: World) -> int:
@@ -181,7 +191,9 @@ def open_run(config: TrainConfig, corpus: Corpus, world: World) -> int:
     checkpoint.check_vocabulary(tokenizer, config.model, corpus.tokenizer_path)
     if told.exists() and (run / "metrics.jsonl").exists():  # else it never took a step
         check_same_run(read_config(told), config, run)
-    start = checkpoint.last_good(run) or 0
+    steps = {f"the checkpoints of {run}": checkpoint.steps(run)}
+    world.crew.agree("run", {"the corpus": fingerprint(corpus)[:12]} | steps)
+    start = sharded.last_good(run, world) or 0
     if start and checkpoint.load_state(run, start)["data"] != fingerprint(corpus):
         raise CheckpointError(
             f"{run} was trained on another build of {config.corpus}",
@@ -201,22 +213,14 @@ def open_run(config: TrainConfig, corpus: Corpus, world: World) -> int:
         rewind_metrics(run, start)
         write_config(told, config)
     world.barrier()
+    world.crew.log.open(run)
+    world.crew.log.write(f"{world.describe()}; goes on from step {start}")
     return start
 
 
 def fingerprint(corpus: Corpus) -> str:
     """What identifies the training tokens: the checksum of the corpus's manifest."""
     return sha256(Path(corpus.tokenizer_path).with_name("manifest.json"))
-
-
-def validate(model: Llama, corpus: Corpus, config: TrainConfig) -> dict:
-    """Loss in nats per token and bits per byte on the held-out documents, by slice and in all."""
-    result = valid_bits_per_byte(model, corpus, config.eval_tokens, config.seq_len)
-    return {
-        "valid_loss": result["loss"],
-        "valid_bpb": result["bpb"],
-        "valid_bpb_by_slice": result["bpb_by_slice"],
-    }
 
 
 def check_finite(loss: float, grad_norm: float, step: int, config: TrainConfig) -> None:

@@ -4,7 +4,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from minillama.errors import ConfigError
 
@@ -75,5 +77,32 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 
 
 def clip_gradients(model: nn.Module, max_norm: float) -> float:
-    """Scale gradients so that their joint norm is at most ``max_norm``; return the norm before."""
-    return float(nn.utils.clip_grad_norm_(model.parameters(), max_norm))
+    """Scale gradients so that their joint norm is at most ``max_norm``; return the norm before.
+
+    The norm is that of the whole gradient, also if each process holds only pieces of it.
+    """
+    grads = [p.grad for p in model.parameters() if p.grad is not None]
+    if not any(isinstance(grad, DTensor) for grad in grads):
+        return float(nn.utils.clip_grad_norm_(model.parameters(), max_norm))
+    norm = global_norm(grads)
+    factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)  # as in clip_grad_norm_
+    torch._foreach_mul_([grad.to_local() for grad in grads], factor)
+    return float(norm)
+
+
+def global_norm(grads: list[DTensor]) -> Tensor:
+    """The joint norm of tensors that are spread over all processes: a scalar, on all of them.
+
+    Each process adds up the squares of its pieces, and one sum over the processes does the rest. A
+    piece that lies on n processes is counted n times, each time as one n-th.
+    """
+    total = torch.zeros((), dtype=torch.float64, device=grads[0].device)
+    for grad in grads:
+        pieces = 1
+        for size, placement in zip(grad.device_mesh.shape, grad.placements, strict=True):
+            assert not placement.is_partial(), "a gradient that was not summed"
+            pieces *= 1 if placement.is_replicate() else size
+        square = torch.linalg.vector_norm(grad.to_local()).double() ** 2
+        total += square * pieces / dist.get_world_size()
+    dist.all_reduce(total)
+    return total.sqrt().float()

@@ -9,6 +9,7 @@ from tiny import tiny_config
 from minillama.config import ModelConfig
 from minillama.errors import ConfigError
 from minillama.paper import TABLE2
+from minillama.parallel.mesh import ParallelConfig
 from minillama.train.config import (
     MAY_CHANGE,
     TrainConfig,
@@ -139,7 +140,8 @@ def test_only_speed_and_place_may_change_on_resume(tmp_path):
         "name": "other", "runs": "r", "tokens": 128, "batch_tokens": 256, "seq_len": 8,
         "micro_batch": 1, "eval_every": 1, "eval_tokens": 1, "save_every": 1, "milestones": 5,
         "seed": 9, "device": "auto", "dtype": "bfloat16", "compile": True, "threads": 3,
-        "backward": "by_hand",
+        "backward": "by_hand", "parallel": ParallelConfig(shard=2), "async_save": True,
+        "hang_seconds": 5,
     }  # fmt: skip
     assert set(others) == {f.name for f in dataclasses.fields(TrainConfig)}
     for key, value in others.items():

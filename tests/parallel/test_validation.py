@@ -1,0 +1,52 @@
+"""Validation of a model that is spread over processes, whatever share of the windows each has."""
+
+import numpy as np
+import pytest
+import torch
+from processes import run_processes
+
+from minillama.config import ModelConfig
+from minillama.evaluate import perplexity
+from minillama.model import Llama
+from minillama.parallel.fsdp import parallelise
+from minillama.parallel.initialise import initialise
+from minillama.parallel.mesh import ParallelConfig
+from minillama.train.distributed import join_world
+from minillama.train.validation import shared_log_prob
+
+MODEL = ModelConfig(dim=16, n_layers=2, n_heads=2, vocab_size=40, multiple_of=8, max_seq_len=16)
+
+
+def windows(count: int) -> list[np.ndarray]:
+    """Of 2 to 17 ids, so that batches differ in length."""
+    rng = np.random.default_rng(count)
+    return [rng.integers(0, 40, rng.integers(2, 18)) for _ in range(count)]
+
+
+def shared(rank: int, config: ParallelConfig, counts: list[int]) -> list[float]:
+    perplexity.BATCH_TOKENS = 40  # several batches
+    world = join_world("cpu", config)
+    with torch.device("meta"):
+        model = Llama(MODEL)
+    parallelise(model, config, world.mesh)
+    initialise(model, "cpu", 0)
+    return [shared_log_prob(model, windows(count), world) for count in counts]
+
+
+@pytest.mark.parametrize(
+    "size, config",
+    [
+        (2, ParallelConfig(shard=2)),
+        (4, ParallelConfig(shard=2)),
+        (2, ParallelConfig(tensor=2)),
+        (4, ParallelConfig(shard=2, tensor=2)),
+    ],
+    ids=["fsdp 2", "hybrid", "tensor 2", "2 x 2"],
+)
+def test_every_window_counts_once(size, config):
+    counts = [1, 3, 10]  # fewer than processes, not a multiple, several batches each
+    torch.manual_seed(0)
+    model = Llama(MODEL)
+    expected = [perplexity.model_log_prob(model, windows(count)) for count in counts]
+    for told in run_processes(shared, size, config, counts):
+        assert told == pytest.approx(expected, rel=1e-6)
