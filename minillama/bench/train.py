@@ -37,7 +37,7 @@ def model_config(width: int) -> ModelConfig:
 def flops_per_token(config: ModelConfig) -> int:
     """Matrix-product FLOP of one training token: 6 per matrix weight, and causal attention."""
     matrices = config.num_parameters() - config.vocab_size * config.dim  # embeddings are looked up
-    return 6 * matrices + 12 * config.n_layers * config.dim * SEQ_LEN // 2
+    return 6 * matrices + 12 * config.n_layers * config.dim * config.max_seq_len // 2
 
 
 def build_minillama(config: ModelConfig):  # noqa: ANN201
