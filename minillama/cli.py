@@ -24,7 +24,8 @@ def train(arguments: Sequence[str]) -> None:
     """Train a model: --preset NAME, then any field as a flag."""
     from minillama.train.config import TrainConfig, load_preset, presets, read_config
 
-    arguments = list(arguments)
+    dry, arguments = "--dry-run" in arguments, [a for a in arguments if a != "--dry-run"]
+    world = take_flag(arguments, "--world") if dry else None
     preset, file = take_flag(arguments, "--preset"), take_flag(arguments, "--config")
     if preset and file:
         raise ConfigError("--preset and --config both name a whole configuration", "give one")
@@ -35,16 +36,24 @@ def train(arguments: Sequence[str]) -> None:
         default = read_config(Path(file))
     description = (
         "Train one run, or go on with it. --preset NAME or --config FILE sets the defaults shown "
-        f"here. Presets: {', '.join(presets())}."
+        f"here. Presets: {', '.join(presets())}. --dry-run only shows what each process would hold "
+        "and send, on --world of them."
     )
     config = tyro.cli(
         TrainConfig, args=arguments, default=default, prog="minillama train",
         description=description,
         config=(tyro.conf.FlagConversionOff, tyro.conf.AvoidSubcommands),
     )  # fmt: skip
+    main_rank = os.environ.get("RANK", "0") == "0"
+    if dry:
+        from minillama.train.dry_run import dry_run, world_of
+
+        return show(dry_run(config, world_of(config, preset, world))) if main_rank else None
     from minillama.train.loop import train
 
-    print(train(config))
+    run = train(config)
+    if main_rank:
+        print(run)
 
 
 def take_flag(arguments: list[str], flag: str) -> str | None:
@@ -119,30 +128,22 @@ def tokenizer(arguments: Sequence[str]) -> None:
 
 def evaluate(arguments: Sequence[str]) -> None:
     """Score a run on benchmarks (Section 3)."""
-    from minillama.evaluate.run import evaluate
-
-    single("minillama evaluate", evaluate)(arguments)
+    single("minillama evaluate", find("evaluate.run:evaluate"))(arguments)
 
 
 def harness(arguments: Sequence[str]) -> None:
     """Run any task of lm-evaluation-harness on a run (needs the extra lm-eval)."""
-    from minillama.evaluate.harness import harness
-
-    single("minillama harness", harness)(arguments)
+    single("minillama harness", find("evaluate.harness:harness"))(arguments)
 
 
 def report(arguments: Sequence[str]) -> None:
     """Tables 3-9 of the paper with runs of ours beside (Section 3)."""
-    from minillama.evaluate.report import report_runs
-
-    single("minillama report", report_runs)(arguments)
+    single("minillama report", find("evaluate.report:report_runs"))(arguments)
 
 
 def figures(arguments: Sequence[str]) -> None:
     """Draw Figures 1 and 2 from runs (Section 3.7)."""
-    from minillama.analysis.figures import figures
-
-    single("minillama figures", figures)(arguments)
+    single("minillama figures", find("analysis.figures:figures"))(arguments)
 
 
 @dataclass(frozen=True)
@@ -249,9 +250,7 @@ def chat(arguments: Sequence[str]) -> None:
 
 def serve(arguments: Sequence[str]) -> None:
     """Show a run's model on a web page of this machine."""
-    from minillama.serve.start import serve
-
-    single("minillama serve", serve)(arguments)
+    single("minillama serve", find("serve.start:serve"))(arguments)
 
 
 def convert(arguments: Sequence[str]) -> None:
@@ -291,22 +290,18 @@ def convert(arguments: Sequence[str]) -> None:
 
 def plan(arguments: Sequence[str]) -> None:
     """Parameters, FLOP, memory and days of any model on any cluster (Section 2.4)."""
-    from minillama.parallel.memory import plan
-
-    single("minillama plan", plan)(arguments)
+    single("minillama plan", find("parallel.memory:plan"))(arguments)
 
 
 def bench(arguments: Sequence[str]) -> None:
     """Compare speed with other implementations, side by side."""
-    names = ("train", "block", "generate", "evaluate")
+    names = ("train", "mfu", "attention", "block", "generate", "evaluate")
     subcommands("bench", {name: f"bench.{name}:bench_{name}" for name in names}, arguments)
 
 
 def reproduce(arguments: Sequence[str]) -> None:
     """Everything, from raw text to both figures."""
-    from minillama.reproduce import reproduce
-
-    single("minillama reproduce", reproduce)(arguments)
+    single("minillama reproduce", find("reproduce:reproduce"))(arguments)
 
 
 VERBS: dict[str, Callable[[Sequence[str]], None]] = {
@@ -337,7 +332,7 @@ def run(arguments: Sequence[str]) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit with 1 for an error the user can mend, 128 + n after signal n."""
-    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_: print(f"{tag()}warning: {message}", file=sys.stderr)
     arguments = sys.argv[1:] if arguments is None else arguments
     replace_errors(sys.stdout)
     try:
@@ -376,11 +371,20 @@ def drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def tag() -> str:
+    """What a line begins with under torchrun: the rank that it is from."""
+    return f"[rank {os.environ['RANK']}] " if "RANK" in os.environ else ""
+
+
 def fail(message: str, code: int) -> None:
-    """Print one line and exit; under torchrun each line says which rank it is from."""
+    """Print one line and exit; of several ranks only the first to come here prints."""
     if "tqdm" in sys.modules:  # bars end before the error's line begins
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
             bar.close()
-    rank = os.environ.get("RANK")
-    print(f"{f'[rank {rank}] ' if rank else ''}error: {message}", file=sys.stderr)
+    if "WORLD_SIZE" in os.environ:
+        from minillama.train.agreement import first_to_tell
+
+        if not first_to_tell(message):
+            sys.exit(code)
+    print(f"{tag()}error: {message}", file=sys.stderr)
     sys.exit(code)

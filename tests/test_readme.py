@@ -64,6 +64,7 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     parsed: list[Callable[..., Any]] = []
     monkeypatch.setattr("minillama.cli.tyro", SimpleNamespace(cli=parse_only, conf=tyro.conf))
     monkeypatch.setattr("minillama.train.loop.train", stub(minillama.train.loop.train))
+    monkeypatch.setattr("minillama.train.dry_run.dry_run", stub(minillama.train.loop.train))
     try:
         main(arguments)
     except SystemExit as ended:
