@@ -382,7 +382,7 @@ def fail(message: str, code: int) -> None:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
             bar.close()
     if "WORLD_SIZE" in os.environ:
-        from minillama.train.agreement import first_to_tell
+        from minillama.train.meeting import first_to_tell
 
         if not first_to_tell(message):
             sys.exit(code)

@@ -12,8 +12,6 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,48 +23,6 @@ from minillama.errors import ConfigError, MinillamaError
 
 MEETING_SECONDS = 600.0
 """How long a rank waits for the others to start."""
-TORCHRUN = "start the run with torchrun --nproc-per-node=N -m minillama.train ..."
-_meetings = itertools.count()  # a process may train several times; each has a board of its own
-
-
-def place_in_world(environ: Mapping[str, str] = os.environ) -> tuple[int, int]:
-    """``(rank, size)`` as torchrun's environment variables tell it; ``(0, 1)`` without any.
-
-    Raises:
-        ConfigError: a variable is missing, no number or out of range; or several processes were
-            started by something that sets none of them.
-    """
-    if "WORLD_SIZE" not in environ:
-        for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"):
-            if environ.get(name, "1") != "1":
-                raise ConfigError(
-                    f"{environ[name]} processes ({name}) without WORLD_SIZE", TORCHRUN
-                )
-        if "RANK" in environ:
-            raise ConfigError(f"RANK = {environ['RANK']} without WORLD_SIZE", TORCHRUN)
-        return 0, 1
-    size = _number(environ, "WORLD_SIZE", 1)
-    if size == 1:
-        return 0, 1
-    rank = _number(environ, "RANK", 0, size - 1)
-    if not environ.get("MASTER_ADDR"):
-        raise ConfigError(f"WORLD_SIZE = {size} without MASTER_ADDR", TORCHRUN)
-    _number(environ, "MASTER_PORT", 1, 2**16 - 1)
-    return rank, size
-
-
-def _number(environ: Mapping[str, str], name: str, low: int, high: int | None = None) -> int:
-    text = environ.get(name)
-    if text is None:
-        raise ConfigError(f"WORLD_SIZE = {environ['WORLD_SIZE']} without {name}", TORCHRUN)
-    try:
-        number = int(text)
-    except ValueError:
-        raise ConfigError(f"{name} = '{text}' is no number", TORCHRUN) from None
-    if number < low or (high is not None and number > high):
-        span = f"at least {low}" if high is None else f"from {low} to {high}"
-        raise ConfigError(f"{name} = {number} is out of range", f"it must be {span}")
-    return number
 
 
 def code_digest() -> str:
@@ -95,6 +51,10 @@ class Board:
 
     def __init__(self, store: dist.Store, rank: int, size: int) -> None:
         self._store, self.rank, self.size = store, rank, size
+
+    def group_store(self) -> dist.Store:
+        """Where the ranks of a process group find each other."""
+        return dist.PrefixStore("group", self._store)
 
     def copy(self) -> "Board":
         """The same board for another thread, which does not wait while this one waits."""
@@ -184,43 +144,6 @@ class Board:
         else:
             self.wait([f"{topic}/verdict/0"])
         refuse(json.loads(self._store.get(f"{topic}/verdict/0")))
-
-
-def meet() -> Board | None:
-    """Find the other ranks of this run; None if there is only this process.
-
-    Raises:
-        ConfigError: torchrun's variables are incomplete, or not all ranks came.
-    """
-    rank, size = place_in_world()
-    if size == 1:
-        return None
-    wait = timedelta(seconds=MEETING_SECONDS)
-    try:
-        store, rank, size = next(dist.rendezvous("env://", timeout=wait))
-    except (RuntimeError, ValueError) as error:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
-        raise ConfigError(
-            f"rank {rank} of {size} did not meet the others at {address} in {MEETING_SECONDS:g} s",
-            "check that all processes were started and that the address can be reached",
-        ) from error
-    return Board(dist.PrefixStore(f"minillama-{next(_meetings)}", store), rank, size)
-
-
-def first_to_tell(failure: str) -> bool:
-    """Whether this process should print an error from before the ranks have met, or since.
-
-    All ranks may have it, such as a misspelt preset; then the first one prints it. That can only
-    be known if torchrun keeps the store; otherwise every rank prints.
-    """
-    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-        return True
-    try:
-        rank, size = place_in_world()
-        store, *_ = next(dist.rendezvous("env://", timeout=timedelta(seconds=10)))
-        return Board(dist.PrefixStore("minillama-end", store), rank, size).claim(failure)
-    except (ConfigError, RuntimeError, ValueError):
-        return True
 
 
 def facts(config: Any) -> dict[str, Any]:

@@ -10,8 +10,8 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from minillama.errors import ConfigError
 from minillama.parallel.mesh import AXES, ParallelConfig, build_mesh
-from minillama.train.agreement import place_in_world
 from minillama.train.crew import Crew
+from minillama.train.meeting import place_in_world
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,10 @@ def join_world(
     if size == 1:
         return World(0, 1, place, crew=crew)
     patience = timedelta(seconds=crew.patience) if crew.patience else None
-    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=patience)
+    met = {}  # else at torchrun's address
+    if crew.board:
+        met = {"store": crew.board.group_store(), "rank": rank, "world_size": size}
+    dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=patience, **met)
     mesh = None if plain else build_mesh(parallel, size, device)
     return World(rank, size, place, mesh, crew)
 

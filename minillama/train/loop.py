@@ -27,12 +27,13 @@ from minillama.parallel.initialise import initialise
 from minillama.parallel.mesh import check_mesh
 from minillama.tokenizer import Tokenizer
 from minillama.train import checkpoint, sharded
-from minillama.train.agreement import facts, meet
+from minillama.train.agreement import facts
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.config import TrainConfig, check_same_run, read_config, write_config
 from minillama.train.crew import Crew
 from minillama.train.distributed import World, join_world, leave_world
 from minillama.train.log import append_metrics, rewind_metrics
+from minillama.train.meeting import meet
 from minillama.train.optimizer import build_optimizer, clip_gradients, learning_rate
 from minillama.train.order import DataOrder
 from minillama.train.stop import Interrupted, StopRequest

@@ -15,7 +15,7 @@ import time
 from pathlib import Path
 
 import psutil
-from ranks import train_ranks
+from ranks import keep_store, train_ranks
 from tiny import tiny_config
 
 from minillama import cli
@@ -53,8 +53,8 @@ def sharded_run(corpus: Path, runs: Path, name: str, steps: int = 24) -> TrainCo
                        parallel=ParallelConfig(shard=2))  # fmt: skip
 
 
-def start(config: TrainConfig, attempt: int) -> object:
-    """Both ranks of a run, forked."""
+def start(config: TrainConfig, attempt: int, store: object) -> object:
+    """Both ranks of a run, forked; the store is full of what earlier starts wrote."""
     read = config.run.with_name(f"{config.name}.read")
 
     def prepare(_: int) -> None:
@@ -63,7 +63,7 @@ def start(config: TrainConfig, attempt: int) -> object:
 
     folder = config.run.with_name(f"{config.name}.output")
     folder.mkdir(exist_ok=True)
-    return train_ranks([config, config], folder, prepare)
+    return train_ranks([config, config], folder, prepare, store=store)
 
 
 def wait_for_step(config: TrainConfig, attempt: int, steps: int, children: list[int]) -> None:
@@ -78,13 +78,13 @@ def wait_for_step(config: TrainConfig, attempt: int, steps: int, children: list[
 
 def fork_and_kill(corpus: Path, runs: Path, kills: int, seed: int) -> list[dict]:
     """Kill one of two ranks ``kills`` times, start again each time; a report on every kill."""
-    rng, report = random.Random(seed), []
+    rng, report, store = random.Random(seed), [], keep_store()
     whole = sharded_run(corpus, runs, "whole")
-    codes = start(whole, 0).wait(60)
+    codes = start(whole, 0, store).wait(60)
     assert codes == [0, 0], codes
     config = dataclasses.replace(whole, name="killed")
     for attempt in range(4 * kills):
-        ranks, victim = start(config, attempt), rng.randint(0, 1)
+        ranks, victim = start(config, attempt, store), rng.randint(0, 1)
         if len(report) < kills:
             wait_for_step(config, attempt, rng.choice([0, 1, 3, 5]), ranks.children)
             time.sleep(rng.uniform(0, 0.05))

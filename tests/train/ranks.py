@@ -21,6 +21,11 @@ from minillama import cli
 from minillama.train.config import TrainConfig, write_config
 
 
+def keep_store() -> dist.TCPStore:
+    """What torchrun keeps for its processes."""
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
 @dataclass
 class Ranks:
     """Processes that run ``act(rank)``; torchrun's store is kept by this process.
@@ -35,12 +40,14 @@ class Ranks:
     environ: dict[str, str] = field(default_factory=dict)
     agent: bool = True
     """Whether the store is kept here, as torchrun does, or by rank 0."""
+    store: dist.TCPStore | None = None
+    """The store of an earlier start, as torchrun keeps one for all restarts."""
 
     def __post_init__(self) -> None:
-        self._store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        port = self._store.port
+        self.store = self.store or keep_store()
+        port = self.store.port
         if not self.agent:
-            del self._store
+            self.store = None
         # None may connect before all are forked: a child forked while the store's thread is at work
         # inherits the locks that this thread holds, and nobody there to release them.
         start, go = os.pipe()

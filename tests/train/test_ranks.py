@@ -16,8 +16,9 @@ from minillama import cli
 from minillama.errors import ConfigError
 from minillama.parallel.mesh import ParallelConfig
 from minillama.train import agreement, checkpoint, loop, watchdog
-from minillama.train.agreement import name_ranks, place_in_world
+from minillama.train.agreement import name_ranks
 from minillama.train.loop import train
+from minillama.train.meeting import place_in_world
 from minillama.train.optimizer import OptimizerConfig
 
 SHARDED = ParallelConfig(shard=2)

@@ -62,6 +62,7 @@ def test_a_rank_that_sleeps_for_ever_is_named_and_all_end(config, tmp_path, para
     config = dataclasses.replace(config, parallel=parallel)
     ranks = train_ranks([config, config], tmp_path, at_step(5, 1, sleep_for_ever))
     assert ranks.wait(LIMIT) == [1, 1]
+    assert len(ranks.told()) == 1, ranks.output()
     (line,) = ranks.told()
     assert re.search(r"\[rank \d\] error: no step has finished for 2 s after step 4: ", line)
     assert re.search(r"rank 1 in sleep_for_ever \(test_watchdog.py:\d+\)", line)
