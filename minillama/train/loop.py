@@ -8,6 +8,7 @@ depends on the checkpoint before it and on the batch, which is a function of s a
 import math
 import shutil
 import time
+import warnings
 from pathlib import Path
 
 import torch
@@ -177,7 +178,9 @@ def wrap(model: Llama, config: TrainConfig, world: World) -> nn.Module:
     if world.size == 1:
         return module
     ids = [world.device.index] if world.device.type == "cuda" else None
-    return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+    with warnings.catch_warnings():  # torch 2.13 has another name for it, which 2.9 does not know
+        warnings.filterwarnings("ignore", ".*broadcast_buffers")
+        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
 
 
 def open_run(config: TrainConfig, corpus: Corpus, world: World) -> int:
