@@ -133,6 +133,9 @@ def train_while_writing(rank, config):
     saver.save(1, model, optimizer, {})
     seen[2] = step(model, step_model, optimizer)
     assert not checkpoint.steps(config.run) and not saver.failed
+    end = time.monotonic() + 30
+    while not inside and (rank == 0 or world.mesh) and time.monotonic() < end:
+        time.sleep(0.01)  # the thread may only just have begun
     waiting = len(inside)
     opener = threading.Timer(0.3, gate.set)
     opener.start()
