@@ -137,7 +137,7 @@ def train_in_turn(
     inputs, targets = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
     for _ in range(WARM_UP):
         for contender in contenders.values():
-            contender.step(inputs, targets)
+            contender.losses.append(contender.step(inputs, targets))
     for contender in contenders.values():
         contender.weigh(inputs, targets)
     for _ in range(steps):
@@ -189,9 +189,11 @@ def find_peak(device: str, tflops: float | None) -> tuple[float, str]:
     """The machine's FLOP a second, and where that figure comes from.
 
     Raises:
-        ConfigError: a GPU that is not in the table.
+        ConfigError: a GPU that is not in the table, or a peak that is none.
     """
-    if tflops:
+    if tflops is not None:
+        if not tflops > 0:
+            raise ConfigError(f"--peak-tflops {tflops:g}", "it must be above 0")
         return tflops * 1e12, "as given"
     if device == "cpu":
         return ceiling(), f"measured, {torch.get_num_threads()} threads"
@@ -238,8 +240,8 @@ def bench_mfu(
         bfloat16=on_gpu if bfloat16 is None else bfloat16,
         compile=on_gpu if compile is None else compile,
     )  # fmt: skip
-    if steps < 1 or not kept:
-        raise ConfigError("nothing to measure", "take at least 1 step of 1 backward")
+    if min(steps, setting.micro_batch, len(kept)) < 1:
+        raise ConfigError("nothing to measure", "take at least 1 step of 1 sequence and 1 backward")
     configs = {name: find_size(name, seq_len) for name in sizes or (("1.3b" if on_gpu else "cpu"),)}
     peak, origin = find_peak(device, peak_tflops)
     dtype = "bfloat16" if setting.bfloat16 else "float32"

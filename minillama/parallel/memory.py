@@ -152,17 +152,20 @@ def memory_per_gpu(
     passes: int = 2,
     products: Literal["bfloat16", "float32"] = "bfloat16",
     device: str = "cuda",
+    sequence: bool = True,
+    gather: Literal["micro_batch", "step"] = "micro_batch",
 ) -> dict[str, float]:
     """Bytes on each GPU at the highest moment of a step, by what they hold.
 
     Weights are float32: 4 bytes a parameter, 4 for its gradient, 8 for Adam's two moments. Tensor
-    parallelism (with sequence parallelism) divides everything by its degree; sharding (FSDP)
+    parallelism (with ``sequence``) divides everything by its degree; sharding (FSDP)
     divides those 16 bytes by all GPUs. In exchange it gathers copies in the dtype of the products:
     all along those of the embeddings and the output with its gradient; layer by layer the weights
     of the layer in use and of the next, one of them twice while it arrives, and the gradients of
     one, which are sent from a float32 buffer when that layer's activations are gone.
-    Without sharding, or on one GPU, the whole model is copied unless products are float32, and the
-    new gradients of a layer stand beside their sum.
+    With ``gather = "step"`` copies and sums of gradients are those of the whole model. Without
+    sharding, or on one GPU, the whole model is copied unless products are float32, and the new
+    gradients of a layer stand beside their sum.
 
     With several ``passes`` (micro-batches) in a step, the sums of gradients are there while the
     activations are. With one, gradients come as activations go: the highest moment is either the
@@ -174,7 +177,7 @@ def memory_per_gpu(
     layer, output = (parameters - outside) / config.n_layers, outside / 2
     owned = parameters / (gpus if sharded else tensor_parallel)
     tokens = micro_batch * config.max_seq_len
-    activations = activation_bytes(config, tokens, recompute, number, tensor_parallel)
+    activations = activation_bytes(config, tokens, recompute, number, tensor_parallel, sequence)
     freed = activations / config.n_layers * tensor_parallel
     gradients = 4 * owned
     new = layer if recompute == "by_hand" else config.dim * config.hidden_dim
@@ -184,6 +187,9 @@ def memory_per_gpu(
         activations, gradients = max(begin, end, key=sum)
     if sharded and gpus > 1:
         copies = number * (outside + output + 4 * layer) + max(0, 4 * layer - freed) * (passes > 1)
+        if gather == "step":
+            copies = number * (parameters + output)
+            gradients *= gpus / tensor_parallel if passes > 1 else 1
     else:
         copies = number * (parameters * (number == 2) + max(new, output) * (passes > 1))
     return {
@@ -380,7 +386,7 @@ def _check(
 ) -> None:
     if gpu not in GPUS:
         raise ConfigError(f"unknown GPU '{gpu}'", f"choose one of: {', '.join(GPUS)}")
-    if min(gpus, tensor, micro, tokens) < 1:
+    if min(gpus, tensor, micro) < 1 or not 1 <= tokens < float("inf"):
         raise ConfigError("gpus, tokens, tensor_parallel and micro_batch must be at least 1")
     if not 0 < mfu <= 1:
         raise ConfigError(f"mfu = {mfu}", "it is a share of the peak, above 0 and at most 1")

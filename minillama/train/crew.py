@@ -6,6 +6,7 @@ without a word. Errors, warnings and requests to stop also go to the rank's log.
 
 import contextlib
 import hashlib
+import re
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -86,8 +87,9 @@ class Crew:
             return
         told = error
         if isinstance(error, RuntimeError) and any(word in str(error).lower() for word in LOST):
+            reason = re.sub(r"^\[\S+\] ", "", str(error).splitlines()[0])  # where in torch's code
             told = RankError(
-                f"lost another process of the run ({str(error).splitlines()[0]})",
+                f"lost another process of the run ({reason.split('. ')[0]})",
                 "it was killed or its machine is gone; run the same command to go on",
             )
         first = not isinstance(error, OtherRankFailed) and self.board.claim(str(told))

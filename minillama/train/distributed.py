@@ -1,6 +1,7 @@
 """The processes of a run: one by default, many under torchrun."""
 
 import os
+import warnings
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -95,6 +96,8 @@ def join_world(
     if crew.board:
         met = {"store": crew.board.group_store(), "rank": rank, "world_size": size}
     dist.init_process_group("nccl" if device == "cuda" else "gloo", timeout=patience, **met)
+    # Collectives are called by the names that torch 2.9 knows; 2.13 has new ones.
+    warnings.filterwarnings("ignore", "`torch.distributed.* is deprecated", FutureWarning)
     mesh = None if plain else build_mesh(parallel, size, device)
     return World(rank, size, place, mesh, crew)
 

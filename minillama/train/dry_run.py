@@ -91,13 +91,14 @@ class DryRun:
     @property
     def memory(self) -> dict[str, float]:
         """Bytes on each GPU by the calculator of ``parallel.memory``."""
-        _, shard, tensor = self.mesh
+        (_, shard, tensor), parallel = self.mesh, self.config.parallel
         model = replace(self.config.model, max_seq_len=self.config.seq_len)
-        recompute = self.config.parallel.recompute
+        recompute = parallel.recompute
         if recompute == "none" and self.config.backward == "by_hand":
             recompute = "by_hand"
         return memory_per_gpu(model, shard * tensor, tensor, self.micro_batch, recompute,
-                              passes=self.passes, products=self.config.dtype)  # fmt: skip
+                              passes=self.passes, products=self.config.dtype,
+                              sequence=parallel.sequence, gather=parallel.gather)  # fmt: skip
 
     @property
     def traffic(self) -> list[Collective]:
@@ -212,7 +213,7 @@ def world_of(config: TrainConfig, preset: str | None = None, asked: str | None =
     if asked is None:
         fewest = max(1, config.parallel.shard) * config.parallel.tensor
         return (preset_world(preset) if preset else None) or fewest
-    if not asked.isdigit() or int(asked) < 1:
+    if not asked.isdecimal() or int(asked) < 1:
         raise ConfigError(f"--world {asked}", "it is a number of processes, at least 1")
     return int(asked)
 

@@ -180,7 +180,9 @@ def wrap(model: Llama, config: TrainConfig, world: World) -> nn.Module:
     ids = [world.device.index] if world.device.type == "cuda" else None
     with warnings.catch_warnings():  # torch 2.13 has another name for it, which 2.9 does not know
         warnings.filterwarnings("ignore", ".*broadcast_buffers")
-        return DistributedDataParallel(module, device_ids=ids, broadcast_buffers=False)
+        return DistributedDataParallel(
+            module, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
 
 def open_run(config: TrainConfig, corpus: Corpus, world: World) -> int:

@@ -22,7 +22,7 @@ def tiny(monkeypatch):
 def test_the_table_and_the_record(tiny, tmp_path, capsys):
     out = tmp_path / "mfu.json"
     kept = ("none", "selective", "by_hand", "full")
-    rows = bench.bench_mfu(("tiny",), kept, steps=2, peak_tflops=0.5, out=out)
+    rows = bench.bench_mfu(("tiny",), kept, steps=1, peak_tflops=0.5, out=out)
     assert [row.name for row in rows] == [*kept, "Hugging Face"]
     for row in rows:
         assert row.parameters == TINY.num_parameters()
@@ -83,5 +83,9 @@ def test_gpus_are_recognised_by_name(device, key):
 def test_what_cannot_be_measured(tiny):
     with pytest.raises(ConfigError, match="at least 1 step"):
         bench.bench_mfu(("tiny",), steps=0)
+    with pytest.raises(ConfigError, match="1 sequence"):
+        bench.bench_mfu(("tiny",), micro_batch=-1)
+    with pytest.raises(ConfigError, match="peak-tflops"):
+        bench.bench_mfu(("tiny",), peak_tflops=-3.0)
     with pytest.raises(ConfigError, match="1.4b"):
         bench.bench_mfu(("1.4b",))

@@ -92,6 +92,26 @@ def test_memory_of_one_process_is_what_the_calculator_says() -> None:
     assert told.ranks[0].peak == pytest.approx(expected, rel=0.1)
 
 
+SPREAD = {
+    "shard 8": ParallelConfig(shard=8, recompute="selective"),
+    "shard 8, gathered once a step": ParallelConfig(shard=8, gather="step", recompute="selective"),
+    "tensor 4": ParallelConfig(shard=2, tensor=4, recompute="selective"),
+    "tensor 4, whole sequences": ParallelConfig(2, 4, sequence=False, recompute="selective"),
+}
+
+
+@pytest.mark.parametrize("parallel", SPREAD.values(), ids=SPREAD)
+def test_memory_of_a_mesh_is_what_the_calculator_says(parallel: ParallelConfig) -> None:
+    """As above for 7B's width: with whole copies it is half as much again."""
+    preset = load_preset("7b")
+    model, tokens = replace(preset.model, n_layers=6), 2**17 // parallel.tensor
+    config = replace(preset, model=model, parallel=parallel, batch_tokens=tokens)
+    assert DryRun(config, 8).passes == 2
+    rank = run_processes(play, 1, [0], config, 8)[0]
+    memory = DryRun(config, 8).memory
+    assert rank.peak == pytest.approx(sum(memory.values()) - memory["Adam's moments"], rel=0.1)
+
+
 def test_blocks_that_are_emptied_do_not_count() -> None:
     with FakeMemory([]) as memory:
         first = torch.zeros(1000)

@@ -292,6 +292,7 @@ def test_every_step_reads_its_batch() -> None:
         ({"gpu": "a100"}, "a100-80gb"),
         ({"gpus": 0}, "at least 1"),
         ({"tokens": 0.0}, "at least 1"),
+        ({"tokens": float("nan")}, "at least 1"),
         ({"mfu": 1.5}, "mfu = 1.5"),
         ({"tensor_parallel": 3}, "does not divide"),
         ({"gpus": 8192}, "one pass of all GPUs"),
