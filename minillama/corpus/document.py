@@ -4,6 +4,7 @@ import hashlib
 import re
 import unicodedata
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -19,8 +20,19 @@ class Document:
     """The file inside the package, and what of it."""
 
     @property
+    def size(self) -> int:
+        """Bytes of the text in UTF-8."""
+        return len(self.text.encode())
+
+    @property
     def key(self) -> str:
         """A digest of the text that ignores case, spacing and Unicode form: equal keys are
         duplicates."""
         plain = unicodedata.normalize("NFKC", self.text).casefold()
         return hashlib.sha256(re.sub(r"\s+", " ", plain).strip().encode()).hexdigest()
+
+
+class Dropped(NamedTuple):
+    """What a step returns in a document's place when it leaves the document out."""
+
+    reason: str

