@@ -6,7 +6,7 @@ included. datatrove's steps have the settings that come nearest to ours:
 
 - extraction: Trafilatura, as FineWeb used it, against resiliparse;
 - language: the same file, fastText's quantised lid.176, through the same predictor; theirs ranks
-  all 176 languages of the whole text, ours finds the best one of the first 20,000 characters;
+  all 176 languages of the whole text, ours finds the best one of the first 10,000 characters;
 - quality: C4's rules with the same numbers of words and sentences;
 - repeated lines and repeated spans of three sentences: its sentence deduplication, with lines or
   with sentences;
@@ -39,13 +39,14 @@ from minillama.corpus.quality import WikipediaModel
 from minillama.corpus.seen import SeenHashes
 from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.corpus.web import drop_repeated_lines, html_to_text
-from minillama.errors import ConfigError, DataError
+from minillama.errors import ConfigError, nearest
 from minillama.tokenizer import train_tokenizer
 
 PAGES, PROSE = ("sqlalchemy", ["*.html"]), ("django", ["*/docs/*.txt"])
 """Where web pages and other prose come from."""
 BAR = ("extraction", "language", "quality", "repeated lines", "repeated spans", "near duplicates")
 """The steps that are added up."""
+STEPS = (*BAR, "perplexity")
 Run = Callable[[Sequence[str]], list[str]]
 """One way to do a step: from texts to what is left of them."""
 
@@ -275,22 +276,29 @@ class Trove:
         return run
 
 
-def contests(inputs: Inputs) -> list[Contest]:
-    """All steps, with datatrove's where they can run."""
+def contests(inputs: Inputs, steps: Sequence[str] = STEPS) -> list[Contest]:
+    """The steps of these names, with datatrove's where they can run."""
     model = LanguageModel.find(inputs.downloads, inputs.sources)
     texts = each(html_to_text)(inputs.pages) + inputs.prose
-    table: list[tuple[str, Sequence[str], Run, Callable[[Trove], Run] | str]] = [
-        ("extraction", inputs.pages, each(html_to_text), Trove.extraction),
-        ("language", texts, english(model), lambda trove: trove.language(model)),
-        ("quality", texts, c4_rules, Trove.quality),
-        ("repeated lines", texts, without_repetition(drop_repeated_lines),
-         lambda trove: trove.repeated(sentences=False)),
-        ("repeated spans", texts, without_repetition(drop_repeated_spans),
-         lambda trove: trove.repeated(sentences=True)),
-        ("near duplicates", texts, near_duplicates, Trove.near_duplicates),
-        ("perplexity", texts, surprise(inputs.prose), "datatrove's asks for kenlm and its models"),
-    ]  # fmt: skip
-    return [_contest(*line) for line in table]
+    table: dict[str, tuple[Run, Callable[[Trove], Run] | str]] = {
+        "extraction": (each(html_to_text), Trove.extraction),
+        "language": (english(model), lambda trove: trove.language(model)),
+        "quality": (c4_rules, Trove.quality),
+        "repeated lines": (
+            without_repetition(drop_repeated_lines), lambda trove: trove.repeated(sentences=False)
+        ),
+        "repeated spans": (
+            without_repetition(drop_repeated_spans), lambda trove: trove.repeated(sentences=True)
+        ),
+        "near duplicates": (near_duplicates, Trove.near_duplicates),
+    }  # fmt: skip
+    if "perplexity" in steps:
+        table["perplexity"] = (surprise(inputs.prose), "datatrove's asks for kenlm and its models")
+    return [
+        _contest(name, inputs.pages if name == "extraction" else texts, *table[name])
+        for name in table
+        if name in steps
+    ]
 
 
 def _contest(
@@ -373,11 +381,10 @@ def bench_data(
     """
     if megabytes <= 0 or rounds < 1:
         raise ConfigError(f"{megabytes} megabytes, {rounds} rounds", "choose more than 0 of each")
-    made = contests(Inputs(megabytes, downloads, sources))
-    unknown = set(steps) - {contest.name for contest in made}
-    if unknown:
-        names = ", ".join(contest.name for contest in made)
-        raise DataError(f"there is no step '{min(unknown)}'", f"choose among {names}")
-    rows = [compare(contest, rounds) for contest in made if not steps or contest.name in steps]
+    for name in steps:
+        if name not in STEPS:
+            raise ConfigError(f"there is no step '{name}'", nearest(name, STEPS))
+    made = contests(Inputs(megabytes, downloads, sources), steps or STEPS)
+    rows = [compare(contest, rounds) for contest in made]
     print(render(rows))
     return rows

