@@ -154,6 +154,8 @@ def _make_room(folder: Path, wanted: str) -> None:
         (folder / "manifest.json").unlink(missing_ok=True)  # first: what is left is no corpus
         remove(folder)
         write_json(plan, wanted)
+    for aside in list(folder.rglob(".*.tmp")):  # of a build that was killed
+        remove(aside)
 
 
 def _check(name: str, vocab_size: int, slice_mb: float, own_share: float, workers: int) -> None:

@@ -3,8 +3,8 @@
 The paper does not check; GPT-3 (Brown et al., 2020, Appendix C) set the custom of 13 words: a run
 that a document shares with an example of a benchmark is no accident. Words are compared without
 case and punctuation. A benchmark's text shorter than 13 words cannot be told from chance and is
-not looked for; runs that stand in many documents are quotations that everybody knows, and do not
-count either.
+not looked for; runs that stand in many documents are quotations that everybody knows, and runs of
+numbers, letters or loops ("for i in range") are anybody's: neither counts.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from minillama.corpus.document import Document
-from minillama.corpus.near_duplicates import word_runs
+from minillama.corpus.near_duplicates import word_runs, words_of
 from minillama.errors import DataError
 from minillama.files import atomic_path
 
 RUN = 13
 COMMON = 10
 """A run in more documents than this is everybody's."""
+TELLING = 7
+"""A run must have so many different words of two letters or more."""
 
 
 def runs(text: str, size: int = RUN) -> np.ndarray:
@@ -56,12 +58,18 @@ class Index:
 
     def hits(self, text: str) -> dict[int, str]:
         """The runs of a text that are a benchmark's too, and whose."""
-        wanted = np.unique(runs(text))
+        wanted = runs(text)
         if not len(self) or not len(wanted):
             return {}
         places = np.minimum(np.searchsorted(self._runs, wanted), len(self) - 1)
-        places = places[self._runs[places] == wanted]
-        return {int(self._runs[i]): self.names[self._owners[i]] for i in places}
+        found = np.flatnonzero(self._runs[places] == wanted)
+        if not len(found):
+            return {}
+        words = words_of(text)
+        return {
+            int(wanted[i]): self.names[self._owners[places[i]]]
+            for i in found if is_telling(words[i : i + RUN])
+        }  # fmt: skip
 
     def save(self, path: Path) -> None:
         """Write it, atomically."""
@@ -81,6 +89,11 @@ class Index:
         except (OSError, ValueError, KeyError, EOFError) as error:
             raise DataError(f"{path} cannot be read ({error})", "delete it") from None
         return index
+
+
+def is_telling(words: list[str]) -> bool:
+    """Whether a run of words says something: it does not only count, spell or loop."""
+    return len({word for word in words if len(word) > 1 and word.isalpha()}) >= TELLING
 
 
 def whose(found: Sequence[dict[int, str]], common: int = COMMON) -> list[str | None]:

@@ -43,13 +43,18 @@ def _word_hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
-def word_runs(text: str, size: int) -> np.ndarray:
-    """The hashed runs of ``size`` words in their order: ``(words - size + 1,)`` uint64.
+def words_of(text: str) -> list[str]:
+    """The words of a text, without case and punctuation."""
+    return re.findall(r"\w+", text.casefold())
 
-    Words are compared without case and punctuation.
-    """
-    words = re.findall(r"\w+", text.casefold())
-    return _runs_of(np.array([_word_hash(word) for word in words], dtype=np.uint64), size)
+
+def word_runs(text: str, size: int) -> np.ndarray:
+    """The hashed runs of ``size`` words in order, ``(words - size + 1,)`` uint64; a shorter text has none."""
+    return _runs_of(_word_hashes(text), size)
+
+
+def _word_hashes(text: str) -> np.ndarray:
+    return np.array([_word_hash(word) for word in words_of(text)], dtype=np.uint64)
 
 
 def _runs_of(hashes: np.ndarray, size: int) -> np.ndarray:
@@ -64,8 +69,7 @@ def shingles(text: str, size: int = SHINGLE) -> np.ndarray:
 
     A text of fewer words is one shingle.
     """
-    words = re.findall(r"\w+", text.casefold())
-    hashes = np.array([_word_hash(word) for word in words], dtype=np.uint64)
+    hashes = _word_hashes(text)
     return np.unique(_runs_of(np.pad(hashes, (0, max(0, size - len(hashes)))), size))
 
 

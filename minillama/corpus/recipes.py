@@ -37,6 +37,7 @@ RECIPES: dict[str, tuple[Step, ...]] = {
         c4.Heuristics(DOCUMENTATION_RULES),
         ShortTexts(),
         c4.RepeatedSpans(),
+        web.RepeatedLines(),  # ours: release notes repeat paragraphs of one or two sentences
         ShortTexts(),
         Languages(("en",)),
     ),
