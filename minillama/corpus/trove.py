@@ -11,39 +11,26 @@ files written here, sorted, are those of the built-in runner, sorted. What chang
 - Stages wait for each other through datatrove's ``depends``, on a cluster as well.
 """
 
-import contextlib
 import importlib.util
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Literal
 
-from datatrove.data import Document as TroveDocument
-from datatrove.executor import (
-    LocalPipelineExecutor,
-    RayPipelineExecutor,
-    SlurmPipelineExecutor,
-)
-from datatrove.executor.base import PipelineExecutor
-from datatrove.pipeline.base import PipelineStep
-from datatrove.utils.typeshelper import StatHints
+import tyro
 from tyro.conf import Positional
 
 from minillama.corpus.clean import Task, tasks_of
-from minillama.corpus.document import Document, Dropped
+from minillama.corpus.document import Document
 from minillama.corpus.recipes import READERS, RECIPES
-from minillama.corpus.shards import to_json
 from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.corpus.steps import Around, Step, load_documents
 from minillama.corpus.warc import crawled_pages
 from minillama.corpus.waterfall import Row
 from minillama.errors import ConfigError, DataError, nearest
-from minillama.files import atomic_path, read_json, write_json
-
-PART = "part"
-"""Where a document says which of the files it belongs to."""
+from minillama.files import read_json, write_json
 
 
 @dataclass(frozen=True)
@@ -117,105 +104,6 @@ def share(count: int, rank: int, world_size: int) -> range:
     return range(count * rank // world_size, count * (rank + 1) // world_size)
 
 
-class Read(PipelineStep):
-    """A reader: our documents as datatrove's."""
-
-    type, name = "📖 - READER", "minillama's documents"
-
-    def __init__(self, inputs: Inputs) -> None:
-        super().__init__()
-        self.inputs = inputs
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[TroveDocument]:
-        """The documents of this task's parts."""
-        if data:
-            yield from data
-        for part in share(len(self.inputs), rank, world_size):
-            row = Row("read")
-            for number, document in enumerate(self.inputs.documents(part, row)):
-                self.stat_update(StatHints.total)
-                yield TroveDocument(document.text, f"{part}/{number}", metadata={
-                    "slice": document.slice, "source": document.source, "path": document.path,
-                    PART: part,
-                })  # fmt: skip
-            for reason, count in row.dropped.items():
-                self.stat_update(f"dropped_{reason}", value=count)
-
-
-class Work(PipelineStep):
-    """A filter and formatter: one of our steps."""
-
-    type = "🔻 - STEP"
-
-    def __init__(self, step: Step, around: Around, inputs: Inputs) -> None:
-        self.name = step.name
-        super().__init__()
-        self.step, self.around, self.inputs = step, around, inputs
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[TroveDocument]:
-        """What the step makes of the documents; those it drops are counted by reason."""
-        row = Row(self.step.name)
-        work = self.step.start(self.around, row, self._reread)
-        for theirs in data or ():
-            self.stat_update(StatHints.total)
-            with self.track_time():
-                done = work(ours(theirs)) if work else ours(theirs)
-            if isinstance(done, Dropped):
-                self.stat_update(StatHints.dropped, f"dropped_{done.reason}")
-                continue
-            theirs.text = done.text
-            self.stat_update(StatHints.forwarded)
-            self.update_doc_stats(theirs)
-            yield theirs
-        for kind, count in row.removed.items():
-            self.stat_update(f"removed_{kind}", value=count)
-
-    def _reread(self) -> Iterator[Document]:
-        """All documents of the stage: a step that reads them beforehand is the first of its own."""
-        for part in range(len(self.inputs)):
-            yield from self.inputs.documents(part, Row(""))
-
-
-class Write(PipelineStep):
-    """A writer: a file of documents for each part, in the form of the built-in build."""
-
-    type, name = "💽 - WRITER", "minillama's parts"
-
-    def __init__(self, folder: Path, count: int) -> None:
-        super().__init__()
-        self.folder, self.count = folder, count
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[TroveDocument]:
-        """Write this task's parts, those without a document too, and pass all on."""
-        left = iter(share(self.count, rank, world_size))
-        with contextlib.ExitStack() as opened:
-            file, part = None, -1
-            for document in data or ():
-                while part < document.metadata[PART]:
-                    opened.close()
-                    part = next(left)
-                    file = opened.enter_context(whole_file(part_path(self.folder, part)))
-                file.write(to_json(ours(document)))
-                self.stat_update(StatHints.total)
-                yield document
-        for part in left:
-            with whole_file(part_path(self.folder, part)):
-                pass
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Any]:
-    """A text file that is there only when all of it is."""
-    with atomic_path(path) as aside, open(aside, "w", encoding="utf-8") as file:
-        yield file
-
-
-def ours(document: TroveDocument) -> Document:
-    """datatrove's document as ours."""
-    told = document.metadata
-    return Document(document.text, told["slice"], told["source"], told["path"])
-
-
 def stages(steps: Sequence[Step]) -> list[tuple[Step, ...]]:
     """A recipe's steps in stages: all alone, or all in order; a fitted one begins its own."""
     found: list[list[Step]] = [[]]
@@ -256,7 +144,7 @@ class Engine:
         if self.tasks < 1 or self.memory_gb < 1 or (self.workers < 1 and self.workers != -1):
             raise ConfigError("tasks, workers and memory_gb must be above 0")
         if self.executor == "slurm" and not self.partition:
-            raise ConfigError("Slurm needs a partition", "add --engine.partition NAME")
+            raise ConfigError("Slurm needs a partition", "add --partition NAME")
 
     def check(self) -> None:
         """Raise ``ConfigError`` if the engine is not on this machine."""
@@ -265,51 +153,8 @@ class Engine:
         if self.executor == "ray" and not importlib.util.find_spec("ray"):
             raise ConfigError("Ray is not installed", "install ray, and start or join a cluster")
 
-    def make(
-        self, pipeline: list[PipelineStep], tasks: int, logs: Path, after: PipelineExecutor | None
-    ) -> PipelineExecutor:
-        """datatrove's executor of one stage."""
-        common = {"pipeline": pipeline, "tasks": tasks, "logging_dir": str(logs), "depends": after}
-        workers = self.workers if self.workers == -1 else min(self.workers, tasks)
-        if self.executor == "local":
-            return LocalPipelineExecutor(**common, workers=workers)
-        if self.executor == "ray":
-            return RayPipelineExecutor(**common, workers=workers, mem_per_cpu_gb=self.memory_gb)
-        return SlurmPipelineExecutor(
-            **common, workers=workers, mem_per_cpu_gb=self.memory_gb, partition=self.partition,
-            qos=self.qos, time=self.time, env_command=self.activate or None,
-            job_name=f"minillama-{logs.name}",
-        )  # fmt: skip
 
-
-def executors(
-    inputs: Inputs, steps: Sequence[Step], around: Around, output: Path, engine: Engine
-) -> list[PipelineExecutor]:
-    """One executor a stage, each waiting for the one before it; the last writes ``clean``."""
-    if not len(inputs):
-        raise DataError("there is no file to read", "name another slice, or a folder of files")
-    made: list[PipelineExecutor] = []
-    count, cut = len(inputs), stages(steps)
-    for number, stage in enumerate(cut):
-        last = number == len(cut) - 1
-        folder = output / ("clean" if last else f"stage{number}")
-        tasks = 1 if in_one_task(stage) else min(engine.tasks, count)
-        pipeline = [
-            Read(inputs), *(Work(step, around, inputs) for step in stage), Write(folder, count)
-        ]  # fmt: skip
-        logs = output / "logs" / f"{number}-of-{tasks}-tasks"
-        made.append(engine.make(pipeline, tasks, logs, made[-1] if made else None))
-        inputs = Parts(folder, count)
-    return made
-
-
-def slurm_script(executor: SlurmPipelineExecutor) -> str:
-    """The batch script of a stage, as it would be handed to ``sbatch``."""
-    arguments = executor.get_sbatch_args(executor.tasks)
-    program = executor.logging_dir.resolve_paths("executor.pik")
-    return executor.get_launch_file_contents(
-        arguments, f"srun -l launch_pickled_pipeline {program}"
-    )
+ON_THIS_MACHINE = Engine()
 
 
 def inputs_of(
@@ -330,7 +175,7 @@ def inputs_of(
 def run_trove(
     slice: Positional[str],
     output: Positional[Path],
-    engine: Engine = Engine(),  # noqa: B008: it is frozen
+    engine: Annotated[Engine, tyro.conf.arg(name="")] = ON_THIS_MACHINE,
     folder: Path | None = None,
     reader: str = "crawl",
     recipe: str = "nano",
@@ -362,6 +207,11 @@ def run_trove(
     wikipedia, folder = (path and path.resolve() for path in (wikipedia, folder))
     around = Around(sources.resolve(), downloads.resolve(), wikipedia)
     inputs = inputs_of(slice, around, recipe, folder, reader)
+    if not importlib.util.find_spec("datatrove"):
+        told = "datatrove is not installed"
+        raise ConfigError(told, "install minillama with its extra: minillama[datatrove]")
+    from minillama.corpus.trove_steps import executors, slurm_script
+
     made = executors(inputs, RECIPES[slice], around, output, engine)
     plan = [f"{stage.tasks} tasks: " + ", ".join(step.name for step in stage.pipeline)
             for stage in made]  # fmt: skip
