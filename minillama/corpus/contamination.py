@@ -7,6 +7,7 @@ not looked for; runs that stand in many documents are quotations that everybody 
 numbers, letters or loops ("for i in range") are anybody's: neither counts.
 """
 
+import zipfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -86,7 +87,7 @@ class Index:
                 index._runs, index._owners = told["runs"], told["owners"]
                 index.names = told["names"].tolist()
                 index.examples = dict(zip(index.names, told["examples"].tolist(), strict=True))
-        except (OSError, ValueError, KeyError, EOFError) as error:
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} cannot be read ({error})", "delete it") from None
         return index
 

@@ -49,7 +49,7 @@ def words_of(text: str) -> list[str]:
 
 
 def word_runs(text: str, size: int) -> np.ndarray:
-    """The hashed runs of ``size`` words in order, ``(words - size + 1,)`` uint64; a shorter text has none."""
+    """The hashed runs of ``size`` words, in their order: ``(words - size + 1,)`` uint64."""
     return _runs_of(_word_hashes(text), size)
 
 
