@@ -59,8 +59,8 @@ class Index:
 
     def hits(self, text: str) -> dict[int, str]:
         """The runs of a text that are a benchmark's too, and whose."""
-        wanted = runs(text)
-        if not len(self) or not len(wanted):
+        wanted = runs(text) if len(self) else self._runs
+        if not len(wanted):
             return {}
         places = np.minimum(np.searchsorted(self._runs, wanted), len(self) - 1)
         found = np.flatnonzero(self._runs[places] == wanted)

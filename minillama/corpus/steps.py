@@ -24,7 +24,7 @@ Work = Callable[[Document], Document | Dropped]
 Reread = Callable[[], Iterator[Document]]
 MIN_BYTES = 200
 """Shorter documents are headings and stubs."""
-BUFFER = 200_000
+BUFFER = 50_000
 """Hashes that a step holds in memory before they go to disk."""
 
 
