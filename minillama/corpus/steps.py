@@ -38,6 +38,8 @@ class Around:
     """The clean Wikipedia slice (JSON lines), if there is one."""
     scratch: Path | None = None
     """A folder for what does not fit into memory; a temporary one by default."""
+    hashes: Callable[[], SeenHashes] | None = None
+    """Makes the sets of hashes, where they must know of what other machines have met."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +191,9 @@ def load_documents(path: Path) -> Iterator[Document]:
 
 
 def fresh_hashes(around: Around) -> SeenHashes:
-    """An empty set of hashes, in a folder of its own."""
+    """A set of hashes, empty unless other machines have met some, in a folder of its own."""
+    if around.hashes:
+        return around.hashes()
     folder = tempfile.mkdtemp(dir=around.scratch) if around.scratch else None
     return SeenHashes(BUFFER, Path(folder) if folder else None)
 

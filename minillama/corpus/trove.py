@@ -3,9 +3,9 @@
 The steps are those of the built-in build (``recipes``), and so are the results: the lines of all
 files written here, sorted, are those of the built-in runner, sorted. What changes is who runs them:
 
-- A recipe is cut into stages. A stage of steps that look at one document alone is split among as
-  many tasks as there are machines to take them; one with a step that must see all documents of the
-  slice in order is one task.
+- A recipe is cut into stages. Steps that look at one document alone are split among as many tasks
+  as there are machines to take them, and so is deduplication by hashes (``trove_hashes``); a step
+  that must see all documents of the slice otherwise is one task.
 - A task reads neighbouring files and writes one file of documents for each, whole or not at all;
   so what is in order stays so, and an interrupted run goes on with the tasks that are not done.
 - Stages wait for each other through datatrove's ``depends``, on a cluster as well.
@@ -105,14 +105,15 @@ def share(count: int, rank: int, world_size: int) -> range:
 
 
 def stages(steps: Sequence[Step]) -> list[tuple[Step, ...]]:
-    """A recipe's steps in stages: all alone, or all in order; a fitted one begins its own."""
-    found: list[list[Step]] = [[]]
+    """A recipe's steps in stages: those that look at one document alone together, each other one by
+    itself."""
+    found: list[tuple[Step, ...]] = []
     for step in steps:
-        together = step.ordered or step.fitted
-        if found[-1] and (step.fitted or together != in_one_task(found[-1])):
-            found.append([])
-        found[-1].append(step)
-    return [tuple(stage) for stage in found]
+        if found and not in_one_task([*found[-1], step]):
+            found[-1] += (step,)
+        else:
+            found.append((step,))
+    return found or [()]
 
 
 def in_one_task(stage: Sequence[Step]) -> bool:
@@ -210,7 +211,7 @@ def run_trove(
     if not importlib.util.find_spec("datatrove"):
         told = "datatrove is not installed"
         raise ConfigError(told, "install minillama with its extra: minillama[datatrove]")
-    from minillama.corpus.trove_steps import executors, slurm_script
+    from minillama.corpus.trove_engines import executors, slurm_script
 
     made = executors(inputs, RECIPES[slice], around, output, engine)
     plan = [f"{stage.tasks} tasks: " + ", ".join(step.name for step in stage.pipeline)

@@ -1,26 +1,19 @@
-"""The steps and stages of ``trove`` as datatrove's own classes; only these need it installed."""
+"""A reader, our steps and a writer, as steps of datatrove's."""
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from datatrove.data import Document as TroveDocument
-from datatrove.executor import (
-    LocalPipelineExecutor,
-    RayPipelineExecutor,
-    SlurmPipelineExecutor,
-)
-from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.typeshelper import StatHints
 
 from minillama.corpus.document import Document, Dropped
 from minillama.corpus.shards import to_json
 from minillama.corpus.steps import Around, Step
-from minillama.corpus.trove import Engine, Inputs, Parts, in_one_task, part_path, share, stages
+from minillama.corpus.trove import Inputs, part_path, share
 from minillama.corpus.waterfall import Row
-from minillama.errors import DataError
 from minillama.files import atomic_path
 
 PART = "part"
@@ -124,51 +117,3 @@ def ours(document: TroveDocument) -> Document:
     """datatrove's document as ours."""
     told = document.metadata
     return Document(document.text, told["slice"], told["source"], told["path"])
-
-
-def executor_of(
-    engine: Engine, pipeline: list[PipelineStep], tasks: int, logs: Path,
-    after: PipelineExecutor | None,
-) -> PipelineExecutor:  # fmt: skip
-    """datatrove's executor of one stage."""
-    common = {"pipeline": pipeline, "tasks": tasks, "logging_dir": str(logs), "depends": after}
-    workers = engine.workers if engine.workers == -1 else min(engine.workers, tasks)
-    if engine.executor == "local":
-        return LocalPipelineExecutor(**common, workers=workers, start_method="fork")
-    if engine.executor == "ray":
-        return RayPipelineExecutor(**common, workers=workers, mem_per_cpu_gb=engine.memory_gb)
-    return SlurmPipelineExecutor(
-        **common, workers=workers, mem_per_cpu_gb=engine.memory_gb, partition=engine.partition,
-        qos=engine.qos, time=engine.time, env_command=engine.activate or None,
-        job_name=f"minillama-{logs.name}",
-    )  # fmt: skip
-
-
-def executors(
-    inputs: Inputs, steps: Sequence[Step], around: Around, output: Path, engine: Engine
-) -> list[PipelineExecutor]:
-    """One executor a stage, each waiting for the one before it; the last writes ``clean``."""
-    if not len(inputs):
-        raise DataError("there is no file to read", "name another slice, or a folder of files")
-    made: list[PipelineExecutor] = []
-    count, cut = len(inputs), stages(steps)
-    for number, stage in enumerate(cut):
-        last = number == len(cut) - 1
-        folder = output / ("clean" if last else f"stage{number}")
-        tasks = 1 if in_one_task(stage) else min(engine.tasks, count)
-        pipeline = [
-            Read(inputs), *(Work(step, around, inputs) for step in stage), Write(folder, count)
-        ]  # fmt: skip
-        logs = output / "logs" / f"{number}-of-{tasks}-tasks"
-        made.append(executor_of(engine, pipeline, tasks, logs, made[-1] if made else None))
-        inputs = Parts(folder, count)
-    return made
-
-
-def slurm_script(executor: SlurmPipelineExecutor) -> str:
-    """The batch script of a stage, as it would be handed to ``sbatch``."""
-    arguments = executor.get_sbatch_args(executor.tasks)
-    program = executor.logging_dir.resolve_paths("executor.pik")
-    return executor.get_launch_file_contents(
-        arguments, f"srun -l launch_pickled_pipeline {program}"
-    )
