@@ -6,13 +6,16 @@ same, links and devices are passed over, and sizes are bounded against archive b
 
 import fnmatch
 import lzma
+import os
 import posixpath
 import tarfile
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import NamedTuple
 
 from minillama.errors import DataError
 
@@ -23,6 +26,19 @@ UNREADABLE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
     ValueError, RuntimeError,  # zipfile: a damaged name; a made-up compression or password
 )  # fmt: skip
+
+
+INSTALLED = {"site-packages", "dist-packages", "__pycache__"}
+"""What lies in the folder of the standard library and is not it."""
+
+
+class Folder(NamedTuple):
+    """A folder of files that is read like an archive."""
+
+    path: Path
+
+
+Opened = zipfile.ZipFile | tarfile.TarFile | Folder
 
 
 def safe_name(name: str) -> bool:
@@ -45,7 +61,7 @@ def read_members(
     """Yield (name, content) of the regular files whose names match, in name order.
 
     Args:
-        archive: a wheel, a zip file or a tar file.
+        archive: a wheel, a zip file, a tar file or a folder.
         members: shell patterns.
         exclude: patterns of those among them that are not read.
         skipped: counts, by reason, of what cannot be read; it grows, and the rest is read. Without
@@ -97,11 +113,10 @@ def _check(archive: Path, name: str, size: int, total: int) -> None:
         raise _Refused(f"{archive}: {name} is too large ({size} bytes)", "too large a file")
 
 
-def _entries(opened: zipfile.ZipFile | tarfile.TarFile, skipped: Counter[str] | None) -> list:
+def _entries(opened: Opened, skipped: Counter[str] | None) -> list:
     """The members in name order; with ``skipped``, those before the place of any damage."""
-    listing = _zip_listing if isinstance(opened, zipfile.ZipFile) else _tar_listing
     found, total = [], 0
-    entries = listing(opened)
+    entries = LISTINGS[type(opened)](opened)
     while True:
         try:
             entry = next(entries, None)
@@ -120,7 +135,9 @@ def _entries(opened: zipfile.ZipFile | tarfile.TarFile, skipped: Counter[str] | 
     return sorted(found, key=lambda entry: entry[0])
 
 
-def _open(archive: Path) -> zipfile.ZipFile | tarfile.TarFile:
+def _open(archive: Path) -> AbstractContextManager[Opened]:
+    if archive.is_dir():
+        return nullcontext(Folder(archive))
     if archive.suffix in (".whl", ".zip"):
         return zipfile.ZipFile(archive)
     return tarfile.open(archive, "r:*")
@@ -137,3 +154,17 @@ def _tar_listing(archive: tarfile.TarFile) -> Iterator[tuple]:
     while info := archive.next():
         if info.isreg():
             yield info.name, info.size, lambda info=info: archive.extractfile(info).read()
+
+
+def _folder_listing(folder: Folder) -> Iterator[tuple]:
+    for root, folders, files in os.walk(folder.path):
+        folders[:] = sorted(set(folders) - INSTALLED)
+        for path in (Path(root, name) for name in files):
+            if path.is_file() and not path.is_symlink():
+                name = path.relative_to(folder.path).as_posix()
+                yield name, path.stat().st_size, path.read_bytes
+
+
+LISTINGS = {
+    zipfile.ZipFile: _zip_listing, tarfile.TarFile: _tar_listing, Folder: _folder_listing,
+}  # fmt: skip

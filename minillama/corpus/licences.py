@@ -17,10 +17,10 @@ PATTERNS = ("*[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*", "*[Cc][Oo][Pp][Yy][Ii][Nn][Gg]*"
 """Shell patterns that all of them fit, and some other files."""
 SIGNS: dict[str, tuple[str, ...]] = {
     # Words that the text of a licence must have and that its kin has not, most special first.
+    "PSF": ("python software foundation license version 2",),
     "AGPL": ("gnu affero general public license", "version 3, 19 november 2007"),
     "LGPL": ("gnu lesser general public license", "terms and conditions"),
     "GPL": ("gnu general public license", "terms and conditions"),
-    "PSF": ("python software foundation license version 2",),
     "MPL": ("mozilla public license", "covered software"),
     "Apache": ("apache license", "version 2.0", "grant of patent license"),
     "BSD": ("redistribution and use in source and binary forms", "are permitted"),

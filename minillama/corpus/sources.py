@@ -5,9 +5,11 @@ dependencies, and is used only if its SHA-256 is the pinned one.
 """
 
 import os
+import platform
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import tomllib
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from minillama.files import sha256
 
 SOURCES = Path("data/sources.toml")
 DOWNLOADS = Path("data/downloads")
+FORMATS = ("sdist", "wheel", "installed")
 KINDS = ("training", "evaluation", "tool")
 
 
@@ -42,7 +45,7 @@ class Source:
     name: str
     version: str
     format: str
-    """``sdist`` or ``wheel``."""
+    """``sdist`` or ``wheel``; ``installed`` is the standard library of the running Python."""
     sha256: str
     licence: str
     kind: str = "training"
@@ -54,9 +57,9 @@ class Source:
     slices: tuple[SliceSpec, ...] = ()
 
     def __post_init__(self) -> None:
-        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+        if self.format != "installed" and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f"{self.name}: sha256 must have 64 hexadecimal digits")
-        if self.format not in ("sdist", "wheel") or self.kind not in KINDS:
+        if self.format not in FORMATS or self.kind not in KINDS:
             raise ValueError(f"{self.name}: unknown format {self.format} or kind {self.kind}")
         if self.kind != "training" and self.slices:
             raise ValueError(f"{self.name}: a source of kind {self.kind} is never trained on")
@@ -64,14 +67,18 @@ class Source:
     @property
     def pin(self) -> str:
         """As in ``django==5.2.19``."""
+        if self.format == "installed":
+            return f"{self.name}=={platform.python_version()}"
         return f"{self.name}=={self.version}"
 
     def find(self, downloads: Path) -> Path:
-        """The downloaded file.
+        """The downloaded file, or the folder of what is installed.
 
         Raises:
             DataError: it has not been fetched, or is not the pinned file.
         """
+        if self.format == "installed":
+            return Path(sysconfig.get_path("stdlib"))
         normal = self.name.replace("-", "_")
         for stem in (f"{normal}-{self.version}", f"{self.name}-{self.version}"):
             for path in sorted(downloads.glob(f"{stem}*")):

@@ -175,3 +175,11 @@ def test_a_bomb_is_not_unpacked_to_its_end(tmp_path, monkeypatch):
     path = sdist(tmp_path / "a.tar.gz", {"a.txt": "A", "b.bin": bytes(10_000), "c.txt": "C"})
     assert list(read_members(path, ["*.txt"], skipped=skipped)) == [("a.txt", b"A")]
     assert skipped == {"the archive is too large: its rest": 1}
+
+
+def test_a_folder_is_read_like_an_archive(tmp_path):
+    for name in ("b.py", "a/c.py", "site-packages/d.py", "a/__pycache__/e.py", "f.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "g.py").symlink_to(tmp_path / "b.py")
+    assert list(read_members(tmp_path, ["*.py"])) == [("a/c.py", b"a/c.py"), ("b.py", b"b.py")]

@@ -3,7 +3,7 @@
 import pytest
 
 from minillama.corpus.archive import read_members
-from minillama.corpus.licences import licence_at, licence_of, permits, project_licences
+from minillama.corpus.licences import PATTERNS, licence_at, licence_of, permits, project_licences
 from minillama.corpus.sources import DOWNLOADS, load_sources
 
 BSD = b"Redistribution and use in source and binary\nforms, with or without changes, are permitted"
@@ -51,3 +51,11 @@ def test_real_projects(name, licence):
     files = dict(read_members(source.find(DOWNLOADS), members))
     at_top = {p: n for p, n in project_licences(files).items() if p.count("/") == 1}
     assert licence in at_top.values()
+
+
+def test_the_standard_library_is_not_permitted():
+    source = next(s for s in load_sources() if s.format == "installed")
+    known = project_licences(dict(read_members(source.find(DOWNLOADS), list(PATTERNS))))
+    assert licence_at(known, "json/decoder.py") in ("PSF", "none", "unknown")
+    psf = "PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2\n1. This LICENSE AGREEMENT is between"
+    assert licence_of(psf) == "PSF"
