@@ -133,7 +133,7 @@ class Engine:
     memory_gb: int = 4
     """Of each task, on a cluster."""
     partition: str = ""
-    """Slurm's."""
+    """Of the Slurm cluster."""
     qos: str = ""
     """Slurm's quality of service."""
     time: str = "24:00:00"

@@ -179,7 +179,8 @@ def stub(folder, name, script):
 
 def test_slurm_by_the_same_settings(folders, tmp_path, monkeypatch):
     """A stand-in for sbatch keeps the scripts; the pickled stages are then run as Slurm would."""
-    stub(tmp_path / "bin", "sbatch", f'n=$(ls {tmp_path}/bin | wc -l)\nn=$((n + 1000))\neval last=\\${{$#}}\n'
+    stub(tmp_path / "bin", "sbatch",
+         f'n=$(($(ls {tmp_path}/bin | wc -l) + 1000))\neval last=\\${{$#}}\n'
          f'echo "$@" > {tmp_path}/bin/job$n; cat "$last" >> {tmp_path}/bin/job$n\n'
          'echo Submitted batch job $n')  # fmt: skip
     stub(tmp_path / "bin", "scontrol", "echo node1")
