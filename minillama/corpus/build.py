@@ -10,6 +10,7 @@ import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -143,7 +144,10 @@ def build(
 def told(manifest: dict[str, Any], budget: int) -> str:
     """Table 1 and the waterfall."""
     looked = sum(manifest["benchmarks"].values())
-    checked = f"checked against {looked:,} examples of {len(manifest['benchmarks'])} benchmarks"
+    checked = (
+        f"checked against {looked:,} examples of {len(manifest['benchmarks'])} benchmarks "
+        f"({', '.join(manifest['benchmarks']) or 'there is no evaluation package'})"
+    )
     return f"{table1(manifest, budget)}\n\n{waterfall_table(manifest)}\n{checked}"
 
 
@@ -188,12 +192,20 @@ def fingerprint(sources: Path, own_texts: Path | None, *settings: str | float) -
 
 
 def in_parallel(jobs: list[Callable[[], Any]], workers: int, what: str, unit: str) -> list[Any]:
-    """The results of all jobs, in their order; one worker is this process itself."""
+    """The results of all jobs, in their order; one worker is this process itself.
+
+    Raises:
+        DataError: a process was killed, perhaps because memory ran out.
+    """
     bar = partial(tqdm, total=len(jobs), desc=what, unit=unit)
     if workers == 1:
         return list(bar(job() for job in jobs))
-    with ProcessPoolExecutor(workers) as pool:
-        return list(bar(pool.map(_call, jobs)))
+    try:
+        with ProcessPoolExecutor(workers) as pool:
+            return list(bar(pool.map(_call, jobs)))
+    except BrokenProcessPool:
+        what = f"a process was killed in the stage '{what}'"
+        raise DataError(what, "run again: what was done is kept; or take fewer workers") from None
 
 
 def _call(job: Callable[[], Any]) -> Any:

@@ -1,9 +1,6 @@
 """The build: no text twice, nothing held out is trained on, nothing redone."""
 
 import json
-import os
-import signal
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -205,51 +202,6 @@ def test_changed_settings_texts_and_packages_build_again(tmp_path):
     assert open_corpus(corpus.folder).slices == ["books"]  # nothing of the old build is left
     assert {p.name.split(".")[0] for p in (corpus.folder / "tokens").iterdir()} == {"books"}
     assert len(seen) == 6
-
-
-def run_and_kill_at(corpus, event_number):
-    """Build in a forked process that dies at its n-th file operation; False if it had fewer."""
-    child = os.fork()
-    if child:
-        status = os.waitpid(child, 0)[1]
-        assert status in (0, signal.SIGKILL)
-        return status == signal.SIGKILL
-    count = 0
-
-    def watch(event, arguments):
-        nonlocal count
-        of_files = event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
-        if of_files and str(corpus.folder) in str(arguments[0]):
-            count += 1
-            if count == event_number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
-    try:
-        corpus.build()
-        os._exit(0)
-    finally:
-        os._exit(1)
-
-
-def test_a_build_killed_at_any_file_operation_leaves_no_corpus_and_goes_on(tmp_path, tiny_corpus):
-    """Each kill is further on than the one before, so every build begins where one was stopped."""
-    corpus = make_corpus(tmp_path, built=False)
-    killed, done = 0, set()
-    for event_number in range(1, 400, 17):
-        if not run_and_kill_at(corpus, event_number):
-            break
-        killed += 1
-        with pytest.raises(DataError, match="holds no corpus"):
-            open_corpus(corpus.folder)
-        reports = {(p, p.stat().st_mtime_ns) for p in corpus.folder.glob("work/*/*.json")}
-        assert done <= reports  # what was done is not done again
-        done = reports
-    assert killed >= 3 and len(done) == 6
-    corpus.build()
-    for path in tiny_corpus.folder.glob("tokens/*.bin"):
-        assert sha256(path) == sha256(corpus.folder / "tokens" / path.name)
-    assert not list(corpus.folder.rglob("*.tmp")) and not (corpus.folder / "work").exists()
 
 
 def test_the_evaluation_package_is_never_read(tmp_path):
