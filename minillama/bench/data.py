@@ -12,6 +12,9 @@ included. datatrove's steps have the settings that come nearest to ours:
   with sentences;
 - near duplicates: its MinHash in four stages, 14 bands of 8, against ours with 16 of 8 and an
   exact comparison of what they find.
+
+Besides datatrove its steps ask for spacy, trafilatura (below 1.12) and lxml_html_clean; without
+them the table says which step is left out.
 """
 
 import contextlib

@@ -42,7 +42,7 @@ from minillama.corpus.shards import TokenFile, write_tokens
 from minillama.corpus.steps import MIN_BYTES
 from minillama.corpus.waterfall import SPLITS, Row, merge, summary, table1
 from minillama.errors import ConfigError, DataError, nearest
-from minillama.files import atomic_path, read_json, sha256, write_json
+from minillama.files import atomic_path, read_json, remove, sha256, write_json
 from minillama.tokenizer import Tokenizer
 
 FOLDERS = {
@@ -87,7 +87,7 @@ def find_files(root: str | Path) -> list[File]:
         if not addresses and listed.exists():
             addresses = sorted(listed.read_text(encoding="utf-8").split())
         for number, address in enumerate(addresses):
-            inside = address[address.rindex(f"/{folder}/") + 1 :] if folder in address else address
+            inside = address[address.rfind(f"/{folder}/") + 1 :]
             found.append(File(name, number, address, inside))
     if not found:
         what = f"{root} has none of RedPajama's folders ({', '.join(FOLDERS)}) and no urls"
@@ -264,6 +264,8 @@ def build_full(
     by_slice = {name: list(islice(files, max_files)) for name, files in by_slice.items()}
     pieces = Tokenizer.load(tokenizer)
     (corpus / "manifest.json").unlink(missing_ok=True)  # first: what is left is no corpus
+    for left in corpus.rglob(".*.tmp"):  # of a build that was killed
+        remove(left)
     with atomic_path(corpus / "tokenizer.model") as aside:
         shutil.copy(tokenizer, aside)
     wanted = [file for files in by_slice.values() for file in files]

@@ -2,6 +2,8 @@
 
 import gzip
 import json
+import multiprocessing
+import time
 from collections import Counter
 
 import pytest
@@ -97,6 +99,8 @@ def test_addresses_on_the_web(tmp_path):
     first, second = find_files(tmp_path)
     assert (first.address, first.name, first.number) == (f"{base}/c4/a.jsonl", "c4/a.jsonl", 0)
     assert second.slice == "c4" and second.part == "c4.part00001"
+    (tmp_path / "urls" / "c4.txt").write_text("https://mirror.example/c4-train.jsonl")
+    assert [file.name for file in find_files(tmp_path)] == ["https://mirror.example/c4-train.jsonl"]
 
 
 def test_the_corpus_opens_like_any_other(built, layout):
@@ -171,6 +175,38 @@ def test_interrupted_builds_go_on(layout, tokenizer, tmp_path, monkeypatch):
     names = [path.relative_to(whole) for path in sorted(whole.rglob("*")) if path.is_file()]
     assert names == [p.relative_to(broken) for p in sorted(broken.rglob("*")) if p.is_file()]
     assert all((whole / name).read_bytes() == (broken / name).read_bytes() for name in names)
+
+
+def test_a_killed_build_leaves_nothing_half_written(layout, tokenizer, tmp_path, monkeypatch):
+    real, place = redpajama.stream, tmp_path / "c"
+    settings = {"slices": ("arxiv",), "held_out": 5, "workers": 1}
+
+    def slow(address):
+        lines = real(address)
+        yield next(lines)
+        if "024de5df" in address:
+            (tmp_path / "reached").touch()
+            time.sleep(60)
+        yield from lines
+
+    monkeypatch.setattr(redpajama, "stream", slow)
+    child = multiprocessing.get_context("fork").Process(
+        target=build_full, args=(layout, tokenizer, place), kwargs=settings
+    )
+    child.start()
+    while not (tmp_path / "reached").exists():
+        time.sleep(0.02)
+    child.kill()
+    child.join()
+    assert list(place.rglob(".*.tmp")) and not (place / "manifest.json").exists()
+    assert [p.name for p in place.rglob("arxiv.part?????.json")] == ["arxiv.part00000.json"]
+    assert not [p for p in place.rglob("arxiv.part00001*") if not p.name.startswith(".")]
+    monkeypatch.setattr(redpajama, "stream", real)
+    build_full(layout, tokenizer, place, **settings)
+    build_full(layout, tokenizer, tmp_path / "whole", **settings)
+    for path in (p for p in (tmp_path / "whole").rglob("*") if p.is_file()):
+        assert path.read_bytes() == (place / path.relative_to(tmp_path / "whole")).read_bytes()
+    assert not list(place.rglob(".*.tmp"))
 
 
 def test_another_tokenizer_reads_all_again(layout, tokenizer, tmp_path):
