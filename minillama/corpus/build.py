@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -108,7 +109,7 @@ def build(
     if not own_share or not own_texts.exists():
         own_texts, own_share = None, 0.0
     settings = (recipe, slice_mb, vocab_size, own_share)
-    wanted = fingerprint(sources, own_texts, *settings)
+    wanted = fingerprint(sources, downloads, own_texts, *settings)
     if (folder / "manifest.json").exists():
         manifest = read_json(folder / "manifest.json")
         if manifest.get("fingerprint") == wanted:
@@ -180,11 +181,15 @@ def _sizes(files: dict[str, TokenFile]) -> dict[str, Any]:
     }
 
 
-def fingerprint(sources: Path, own_texts: Path | None, *settings: str | float) -> str:
-    """What the corpus depends on: packages, the user's texts, the settings, the code."""
+def fingerprint(
+    sources: Path, downloads: Path, own_texts: Path | None, *settings: str | float
+) -> str:
+    """What the corpus depends on: packages, texts of the user's, the settings, the code."""
     digest = hashlib.sha256(repr([load_sources(sources), settings]).encode())
     for code in (*CODE, own.readable, own.own_documents, sample, train_tokenizer):
         digest.update(inspect.getsource(code).encode())
+    for path in chain.from_iterable(benchmarks.local_files(downloads).values()):
+        digest.update(f"{path.name} {sha256(path)}".encode())
     for path in sorted(own_texts.rglob("*.txt")) if own_texts else ():
         if path.is_file():
             digest.update(f"{path.relative_to(own_texts)} {sha256(path)}".encode())

@@ -107,7 +107,24 @@ def read_site(path: Path) -> Texts:
 
 
 def stackexchange(members: Members) -> Texts:
-    """One document a question of each site's ``Posts.xml``."""
+    """One document a question of each site's ``Posts.xml``.
+
+    Raises:
+        Exception: a file is malformed or cut short, after the questions before that place.
+    """
     for path, content in members:
-        for number, text in threads(posts(io.BytesIO(content))):
+        damage: list[Exception] = []
+        rows = _until_damage(posts(io.BytesIO(content)), damage)
+        for number, text in threads(rows):
             yield f"{path}#{number}", text
+        if damage:
+            raise damage[0]
+
+
+def _until_damage(
+    rows: Iterator[dict[str, str]], damage: list[Exception]
+) -> Iterator[dict[str, str]]:
+    try:
+        yield from rows
+    except (SyntaxError, ValueError) as error:  # ParseError, and what defusedxml refuses
+        damage.append(error)

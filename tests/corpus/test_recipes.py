@@ -17,6 +17,7 @@ from minillama.corpus.quality import PerplexityBuckets, References
 from minillama.corpus.recipes import RECIPES
 from minillama.corpus.shards import read_documents, write_documents
 from minillama.corpus.steps import Around, ExactDuplicates, ShortTexts, run
+from minillama.errors import DataError
 from minillama.files import read_json, sha256
 from minillama.paper import TABLE1
 
@@ -259,3 +260,13 @@ def test_benchmark_questions_are_kept_out_and_counted(tmp_path):
     assert manifest["slices"]["books"]["dropped"] == {"repeats piqa": 1}
     for path in corpus.folder.glob("text/*.jsonl"):
         assert not any(QUESTION in document["text"] for document in read_documents(path))
+    race = corpus.data / "downloads" / "race" / "middle" / "test.jsonl"  # comes later
+    race.parent.mkdir(parents=True)
+    race.write_text(json.dumps({"article": prose(3), "options": ["a", "b"]}) + "\n")
+    corpus.build()
+    manifest = read_json(corpus.folder / "manifest.json")
+    assert manifest["benchmarks"] == {"piqa": 1, "race": 1}
+    assert manifest["slices"]["books"]["dropped"] == {"repeats piqa": 1, "repeats race": 1}
+    race.write_text("{")
+    with pytest.raises(DataError, match=r"test\.jsonl cannot be read"):
+        corpus.build()
