@@ -236,7 +236,8 @@ def build_text(
                 shop.around.sources, shop.around.downloads, shop.clean("wikipedia"), shop.folder
             )
             shop = Workshop(shop.folder, around)
-    jobs = [partial(clean_slice, shop, name, by_slice[name]) for name in by_slice]
+    longest_first = sorted(by_slice, key=lambda name: name != "commoncrawl")
+    jobs = [partial(clean_slice, shop, name, by_slice[name]) for name in longest_first]
     in_parallel(jobs, workers, "clean", "slice")
     waterfalls = choose.choose(shop, folder, list(by_slice), slice_mb)
     mine = waterfalls.get(OWN_SLICE)

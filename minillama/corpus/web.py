@@ -33,7 +33,7 @@ def html(members: Members) -> Texts:
 
 def plain_line(line: str) -> str:
     """A line as it is compared: without case, punctuation and spaces, every digit read as 0."""
-    return re.sub(r"\W", "", re.sub(r"\d", "0", line.casefold()))
+    return re.sub(r"\W+", "", re.sub(r"\d", "0", line.casefold()))
 
 
 def drop_repeated_lines(text: str, seen: SeenHashes) -> tuple[str, int]:
