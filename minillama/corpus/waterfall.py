@@ -133,5 +133,5 @@ def table1(manifest: dict[str, Any], budget: int) -> str:
             f"{weights[name]:>7.1%}{read[name]:>8.2f} | {paper}"
         )
     size = sum(manifest["slices"][n][s]["bytes"] for n in weights for s in SPLITS)
-    lines.append(f"{'all':<29}{size / 1e6:>14.2f} MB{sum(tokens.values()):>8,} training tokens")
+    lines.append(f"{'all':<29}{size / 1e6:>14.2f}{sum(tokens.values()):>11,}")
     return "\n".join(lines)
