@@ -46,6 +46,10 @@ def code(seed: int) -> str:
     )
 
 
+MIT = "Permission is hereby granted, free of charge, to any person, to deal without restriction"
+"""The words by which the licence is known."""
+
+
 def sdist(path: Path, files: dict[str, str | bytes]) -> Path:
     """A .tar.gz with these files."""
     with tarfile.open(path, "w:gz") as archive:
@@ -110,7 +114,8 @@ def make_corpus(data: Path, documents: int = 30, built: bool = True) -> TinyCorp
                {f"tales-1.0/{i:02}.txt": prose(i) for i in range(documents)}),
          "books", "gutenberg"),
         (wheel(downloads / "tools-2.0-py3-none-any.whl",
-               {f"tools/{i:02}.py": code(100 + i) for i in range(documents)}), "github", "python"),
+               {f"tools/{i:02}.py": code(100 + i) for i in range(documents)}
+               | {"tools/LICENSE": MIT}), "github", "python"),
         (sdist(downloads / "guide-3.0.tar.gz",
                {f"guide-3.0/{i:02}.rst": prose(200 + i) for i in range(documents)}), "c4", "rst"),
     ]  # fmt: skip

@@ -1,193 +1,166 @@
 """Build the corpus: read the packages, clean, deduplicate, split, tokenize; print Table 1.
 
-Stages: text/ (clean documents), tokenizer.model, tokens/ (shards) and, last of all, manifest.json:
-a corpus without it is not there. A corpus of the same sources and settings is not built again.
+Stages: work/ (each package read, each slice cleaned: ``clean``), text/ (the documents chosen:
+``choose``), tokenizer.model, tokens/ (shards) and, last of all, manifest.json: a corpus without it
+is not there. A corpus of the same sources and settings is not built again, and a build that was
+stopped goes on where it was.
 """
 
 import hashlib
 import inspect
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass, field
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from minillama.corpus import books, c4, github, stackexchange, web, wikipedia
-from minillama.corpus.archive import read_members
-from minillama.corpus.document import Document
-from minillama.corpus.mixture import OWN_SLICE, epochs, mixture
-from minillama.corpus.own import OWN_FOLDER, own_documents
+from minillama.corpus import (
+    archive,
+    arxiv,
+    benchmarks,
+    books,
+    c4,
+    choose,
+    clean,
+    contamination,
+    document,
+    github,
+    heuristics,
+    language,
+    licences,
+    macros,
+    mixture,
+    near_duplicates,
+    own,
+    posts,
+    quality,
+    recipes,
+    stackexchange,
+    steps,
+    warc,
+    web,
+    wikipedia,
+)
+from minillama.corpus.clean import Workshop, clean_slice, index_benchmarks, read_package, tasks_of
+from minillama.corpus.contamination import Index
+from minillama.corpus.mixture import OWN_SLICE
+from minillama.corpus.own import OWN_FOLDER
+from minillama.corpus.recipes import RECIPES, SIZES
 from minillama.corpus.shards import TokenFile, open_corpus, read_documents, write_tokens
-from minillama.corpus.sources import DOWNLOADS, SOURCES, SliceSpec, Source, load_sources
+from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
+from minillama.corpus.steps import Around
+from minillama.corpus.waterfall import SPLITS, Row, summary, table1, waterfall_table
 from minillama.errors import ConfigError, DataError, nearest
-from minillama.files import atomic_path, read_json, remove, sha256, write_json
+from minillama.files import read_json, remove, sha256, write_json
 from minillama.paper import TABLE1
 from minillama.tokenizer import Tokenizer, train_tokenizer
 
-READERS = {
-    "bible": books.bible,
-    "conversations": stackexchange.conversations,
-    "gutenberg": books.gutenberg,
-    "html": web.html,
-    "python": github.python,
-    "rst": c4.rst,
-    "wikipedia": wikipedia.wikipedia,
-}
-MIN_BYTES = 200
-"""Shorter documents are headings and stubs."""
-VALID_SHARE = 0.03
-SPLITS = ("train", "valid")
-
-
-@dataclass
-class Tally:
-    """What happened to the documents of a slice on their way into the corpus."""
-
-    documents_in: int = 0
-    bytes_in: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-
-    def drop(self, reason: str, count: int = 1) -> None:
-        """Count documents that are left out."""
-        if count:
-            self.dropped[reason] = self.dropped.get(reason, 0) + count
-
-    def add(self, other: "Tally") -> None:
-        """Take over the counts of another package of the same slice."""
-        self.documents_in += other.documents_in
-        self.bytes_in += other.bytes_in
-        for reason, count in other.dropped.items():
-            self.drop(reason, count)
-
-
-def read_source(source: Source, spec: SliceSpec, downloads: Path) -> tuple[list[Document], Tally]:
-    """The clean documents that one package gives to one slice."""
-    tally, documents = Tally(), []
-    members = list(read_members(source.find(downloads), list(spec.members), list(spec.exclude)))
-    tally.documents_in, tally.bytes_in = len(members), sum(len(content) for _, content in members)
-    if spec.reader not in READERS:
-        known = nearest(spec.reader, READERS)
-        raise DataError(f"unknown reader '{spec.reader}' for {source.pin}", known)
-    texts = list(READERS[spec.reader](members))
-    for path, text in texts:
-        if len(text.encode()) < MIN_BYTES:
-            tally.drop("too short")
-        else:
-            documents.append(Document(text, spec.slice, source.pin, path))
-    tally.drop("another edition or no text", max(0, len(members) - len(texts)))
-    return documents, tally
-
-
-def deduplicate(documents: Iterable[Document], tally: Tally, seen: set[str]) -> list[Document]:
-    """The first of each group of documents with the same text, none of whose keys is in ``seen``.
-
-    ``seen`` grows; shared by all slices, it keeps a text from being in two of them, and so from
-    being trained on in one and held out in the other.
-    """
-    first: dict[str, Document] = {}
-    for document in documents:
-        if document.key in seen:
-            tally.drop("exact duplicate")
-        else:
-            seen.add(document.key)
-            first[document.key] = document
-    return list(first.values())
-
-
-def cap(documents: list[Document], max_bytes: int, tally: Tally) -> list[Document]:
-    """At most ``max_bytes`` of a slice: documents in the order of their keys, a fixed sample."""
-    chosen, total = [], 0
-    for document in sorted(documents, key=lambda d: d.key):
-        size = len(document.text.encode())
-        if total + size > max_bytes:
-            tally.drop("over the slice's limit")
-        else:
-            chosen.append(document)
-            total += size
-    return chosen
-
-
-def split(documents: list[Document]) -> dict[str, list[Document]]:
-    """Hold out whole documents, about 3% of the bytes and at least one, chosen by their keys.
-
-    Documents much larger than the share are never held out.
-    """
-    sizes = {d.key: len(d.text.encode()) for d in documents}
-    target = VALID_SHARE * sum(sizes.values())
-    by_key = sorted(documents, key=lambda d: d.key)
-    smallest = min(by_key, key=lambda d: sizes[d.key], default=None)
-    valid, total = [], 0
-    for document in by_key:
-        if total + sizes[document.key] <= 1.5 * target and total < target:
-            valid.append(document)
-            total += sizes[document.key]
-    if not valid and len(by_key) > 1:
-        valid = [smallest]
-    held = {d.key for d in valid}
-    return {"train": [d for d in by_key if d.key not in held], "valid": valid}
+CODE = (
+    archive, arxiv, benchmarks, books, c4, choose, clean, contamination, document, github,
+    heuristics, language, licences, macros, mixture, near_duplicates, posts, quality, recipes,
+    stackexchange, steps, warc, web, wikipedia,
+)  # fmt: skip
+"""What the corpus depends on: a change in any of them builds it again."""
 
 
 def build(
     name: str = "nano",
     vocab_size: int = 1024,
-    slice_mb: float = 10.0,
+    slice_mb: float | None = None,
     own_share: float = 0.1,
-    budget: int = 6_440_000,
+    budget: int | None = None,
     data: Path = Path("data"),
     sources: Path = SOURCES,
     downloads: Path = DOWNLOADS,
     workers: int = 2,
+    recipe: str | None = None,
 ) -> str:
-    """Build data/corpus/NAME from the fetched packages, and print Table 1.
+    """Build data/corpus/NAME from the fetched packages; print Table 1 and every step's losses.
 
     Args:
         name: the corpus's folder.
         vocab_size: pieces of the tokenizer; the paper has 32,000.
-        slice_mb: at most so many megabytes of text a slice.
+        slice_mb: at most so many megabytes of text a slice; 10 for nano, 100 for mini.
         own_share: share of the mixture for texts added with `minillama data add`; 0: without them.
-        budget: training tokens for which the table states the epochs.
+        budget: training tokens for which the table states the epochs; the recipe's by default.
         data: the data folder.
         sources: the list of packages.
         downloads: where they were fetched to.
         workers: processes.
+        recipe: nano (10 million tokens) or mini (all that the packages have, for 100 million); by
+            default that of the corpus's name, or else nano.
 
     Raises:
         ConfigError: a setting is out of range.
         DataError: a package is missing or altered, or there is no text at all.
     """
+    recipe = recipe or (name if name in SIZES else "nano")
+    if recipe not in SIZES:
+        raise ConfigError(f"unknown recipe '{recipe}'", nearest(recipe, SIZES))
+    slice_mb = SIZES[recipe].slice_mb if slice_mb is None else slice_mb
+    budget = SIZES[recipe].budget if budget is None else budget
     _check(name, vocab_size, slice_mb, own_share, workers)
-    folder, own = data / "corpus" / name, data / OWN_FOLDER
-    if not own_share or not own.exists():
-        own, own_share = None, 0.0
-    wanted = fingerprint(sources, own, slice_mb, vocab_size, own_share)
+    folder, own_texts = data / "corpus" / name, data / OWN_FOLDER
+    if not own_share or not own_texts.exists():
+        own_texts, own_share = None, 0.0
+    settings = (recipe, slice_mb, vocab_size, own_share)
+    wanted = fingerprint(sources, downloads, own_texts, *settings)
     if (folder / "manifest.json").exists():
         manifest = read_json(folder / "manifest.json")
         if manifest.get("fingerprint") == wanted:
             open_corpus(folder)
-            return table1(manifest, budget)
+            return told(manifest, budget)
     for source in load_sources(sources):
         source.find(downloads)  # complain before the old corpus goes
-    (folder / "manifest.json").unlink(missing_ok=True)  # first: what is left is no corpus
-    remove(folder)  # of other sources or settings
-    tallies = build_text(folder, sources, downloads, own, slice_mb, workers)
-    weights = mixture(tallies, own_share) if own else mixture(tallies)
-    tokenizer_path = folder / "tokenizer.model"
-    tokenizer = train_tokenizer(sample(folder, weights), tokenizer_path, vocab_size)
+    shop = Workshop(folder / "work", Around(sources, downloads, scratch=folder / "work"))
+    _make_room(folder, wanted)
+    waterfalls = build_text(folder, shop, recipe, own_texts, slice_mb, workers)
+    with_text = [n for n in waterfalls if (folder / f"text/{n}.train.jsonl").stat().st_size]
+    if not with_text:
+        raise DataError("the corpus would be empty", "add texts with `minillama data add FOLDER`")
+    weights = mixture.mixture(with_text, *([own_share] if own_texts else []))
+    tokenizer = build_tokenizer(folder, weights, vocab_size)
     files = build_tokens(folder, list(weights), tokenizer, workers)
     manifest = {
         "fingerprint": wanted,
+        "recipe": recipe,
         "vocab_size": tokenizer.vocab_size,
-        "tokenizer_sha256": sha256(tokenizer_path),
+        "tokenizer_sha256": sha256(folder / "tokenizer.model"),
         "weights": weights,
         "sources": [s.pin for s in load_sources(sources) if s.kind == "training"],
-        "slices": {n: asdict(tallies[n]) | _sizes(files[n]) for n in weights},
+        "benchmarks": Index.load(shop.index).examples,
+        "slices": {n: summary(waterfalls[n]) | _sizes(files[n]) for n in weights},
+        "left_out": {n: summary(rows) for n, rows in waterfalls.items() if n not in weights},
     }
     write_json(folder / "manifest.json", manifest)
-    return table1(manifest, budget)
+    remove(shop.folder)
+    return told(manifest, budget)
+
+
+def told(manifest: dict[str, Any], budget: int) -> str:
+    """Table 1 and the waterfall."""
+    looked = sum(manifest["benchmarks"].values())
+    checked = (
+        f"checked against {looked:,} examples of {len(manifest['benchmarks'])} benchmarks "
+        f"({', '.join(manifest['benchmarks']) or 'there is no evaluation package'})"
+    )
+    return f"{table1(manifest, budget)}\n\n{waterfall_table(manifest)}\n{checked}"
+
+
+def _make_room(folder: Path, wanted: str) -> None:
+    """Remove what an earlier build of other sources or settings left; keep what this one did."""
+    plan = folder / "work" / "plan.json"
+    if not plan.exists() or read_json(plan) != wanted:
+        (folder / "manifest.json").unlink(missing_ok=True)  # first: what is left is no corpus
+        remove(folder)
+        write_json(plan, wanted)
+    for aside in list(folder.rglob(".*.tmp")):  # of a build that was killed
+        remove(aside)
 
 
 def _check(name: str, vocab_size: int, slice_mb: float, own_share: float, workers: int) -> None:
@@ -208,73 +181,70 @@ def _sizes(files: dict[str, TokenFile]) -> dict[str, Any]:
     }
 
 
-def fingerprint(sources: Path, own: Path | None, *settings: float) -> str:
-    """What the corpus depends on: packages, the user's texts, the settings, the code."""
+def fingerprint(
+    sources: Path, downloads: Path, own_texts: Path | None, *settings: str | float
+) -> str:
+    """What the corpus depends on: packages, texts of the user's, the settings, the code."""
     digest = hashlib.sha256(repr([load_sources(sources), settings]).encode())
-    modules = (books, c4, github, stackexchange, web, wikipedia)
-    parts = (Document, deduplicate, cap, split, unique_lines, mixture, sample, train_tokenizer)
-    for code in (*modules, *parts):
+    for code in (*CODE, own.readable, own.own_documents, sample, train_tokenizer):
         digest.update(inspect.getsource(code).encode())
-    for path in sorted(own.rglob("*.txt")) if own else ():
+    for path in chain.from_iterable(benchmarks.local_files(downloads).values()):
+        digest.update(f"{path.name} {sha256(path)}".encode())
+    for path in sorted(own_texts.rglob("*.txt")) if own_texts else ():
         if path.is_file():
-            digest.update(f"{path.relative_to(own)} {sha256(path)}".encode())
+            digest.update(f"{path.relative_to(own_texts)} {sha256(path)}".encode())
     return digest.hexdigest()
 
 
+def in_parallel(jobs: list[Callable[[], Any]], workers: int, what: str, unit: str) -> list[Any]:
+    """The results of all jobs, in their order; one worker is this process itself.
+
+    Raises:
+        DataError: a process was killed, perhaps because memory ran out.
+    """
+    bar = partial(tqdm, total=len(jobs), desc=what, unit=unit)
+    if workers == 1:
+        return list(bar(job() for job in jobs))
+    try:
+        with ProcessPoolExecutor(workers) as pool:
+            return list(bar(pool.map(_call, jobs)))
+    except BrokenProcessPool:
+        what = f"a process was killed in the stage '{what}'"
+        raise DataError(what, "run again: what was done is kept; or take fewer workers") from None
+
+
+def _call(job: Callable[[], Any]) -> Any:
+    return job()
+
+
 def build_text(
-    folder: Path, sources: Path, downloads: Path, own: Path | None, slice_mb: float, workers: int
-) -> dict[str, Tally]:
-    """Stage one: text/<slice>.<split>.jsonl for every slice that has text."""
-    jobs = [(s, spec, downloads) for s in load_sources(sources) for spec in s.slices]
-    documents: dict[str, list[Document]] = {}
-    tallies: dict[str, Tally] = {}
-    with ProcessPoolExecutor(workers) as pool:
-        results = pool.map(read_source, *zip(*jobs, strict=True)) if jobs else iter(())
-        names = [spec.slice for _, spec, _ in jobs]
-        bar = tqdm(results, total=len(jobs), desc="clean", unit="package")
-        for slice_name, (found, tally) in zip(names, bar, strict=True):
-            documents.setdefault(slice_name, []).extend(found)
-            tallies.setdefault(slice_name, Tally()).add(tally)
-    if own:
-        documents[OWN_SLICE] = own_documents(own)
-        size = sum(len(d.text.encode()) for d in documents[OWN_SLICE])
-        tallies[OWN_SLICE] = Tally(len(documents[OWN_SLICE]), size)
-    seen: set[str] = set()
-    for slice_name, found in documents.items():
-        tally = tallies[slice_name]
-        kept = cap(deduplicate(found, tally, seen), int(slice_mb * 1e6), tally)
-        parts = split(kept)
-        if slice_name == "commoncrawl":
-            parts = unique_lines(parts, tally)
-        for split_name, part in parts.items():
-            write_documents(folder / "text" / f"{slice_name}.{split_name}.jsonl", part)
-        if slice_name == OWN_SLICE and found and not parts["train"]:
-            what = f"no text of yours could be kept ({tally.dropped})"
-            raise DataError(what, "add more texts, split large files, or raise --slice-mb")
-        if not parts["train"]:
-            del tallies[slice_name]
-    if not tallies:
-        raise DataError("the corpus would be empty", "add texts with `minillama data add FOLDER`")
-    return tallies
-
-
-def unique_lines(parts: dict[str, list[Document]], tally: Tally) -> dict[str, list[Document]]:
-    """Both splits without repeated lines, and without the documents of which too little is left."""
-    seen: set[str] = set()
-    for name in SPLITS:  # training first: no line of it stays in the held-out documents
-        documents, dropped = web.drop_repeated_lines(parts[name], seen)
-        parts[name] = [d for d in documents if len(d.text.encode()) >= MIN_BYTES]
-        tally.drop("too short without repeated lines", len(documents) - len(parts[name]))
-        tally.drop("repeated lines", dropped)
-    return parts
-
-
-def write_documents(path: Path, documents: list[Document]) -> None:
-    """One JSON object a line, atomically."""
-    with atomic_path(path) as aside, open(aside, "w", encoding="utf-8") as file:
-        for document in documents:
-            record = asdict(document) | {"id": document.key[:16]}
-            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+    folder: Path, shop: Workshop, recipe: str, own_texts: Path | None, slice_mb: float, workers: int
+) -> dict[str, list[Row]]:
+    """Stage one: text/<slice>.<split>.jsonl; returns each slice's waterfall."""
+    tasks = tasks_of(load_sources(shop.around.sources), recipe, own_texts)
+    by_slice: dict[str, list] = {}
+    for task in tasks:
+        by_slice.setdefault(task.slice, []).append(task)
+    if unknown := sorted(set(by_slice) - set(RECIPES)):
+        raise ConfigError(f"unknown slices {unknown}", f"Table 1 has {', '.join(TABLE1)}")
+    jobs = [partial(read_package, shop, task) for task in tasks]
+    in_parallel([partial(index_benchmarks, shop), *jobs], workers, "read", "package")
+    if "wikipedia" in by_slice:  # first: the others are measured by it
+        clean_slice(shop, "wikipedia", by_slice["wikipedia"])
+        if shop.clean("wikipedia").stat().st_size:
+            around = Around(
+                shop.around.sources, shop.around.downloads, shop.clean("wikipedia"), shop.folder
+            )
+            shop = Workshop(shop.folder, around)
+    longest_first = sorted(by_slice, key=lambda name: name != "commoncrawl")
+    jobs = [partial(clean_slice, shop, name, by_slice[name]) for name in longest_first]
+    in_parallel(jobs, workers, "clean", "slice")
+    waterfalls = choose.choose(shop, folder, list(by_slice), slice_mb)
+    mine = waterfalls.get(OWN_SLICE)
+    if mine and mine[0].documents_out and not mine[-1].documents_out:
+        what = f"no text of yours could be kept ({summary(mine)['dropped']})"
+        raise DataError(what, "add more texts, split large files, or raise --slice-mb")
+    return waterfalls
 
 
 def sample(folder: Path, weights: dict[str, float], megabytes: float = 6.0) -> Iterator[str]:
@@ -288,59 +258,37 @@ def sample(folder: Path, weights: dict[str, float], megabytes: float = 6.0) -> I
             wanted -= len(record["text"])
 
 
+def build_tokenizer(folder: Path, weights: dict[str, float], vocab_size: int) -> Tokenizer:
+    """Stage two: tokenizer.model, on a sample of the training text."""
+    path = folder / "tokenizer.model"
+    if path.exists():  # of a build of the same settings that was stopped
+        return Tokenizer.load(path)
+    return train_tokenizer(sample(folder, weights), path, vocab_size)
+
+
 def build_tokens(
     folder: Path, names: list[str], tokenizer: Tokenizer, workers: int
 ) -> dict[str, dict[str, TokenFile]]:
     """Stage three: tokens/<slice>.<split>.* for every slice."""
-    jobs = [(folder, name, split, tokenizer.model) for name in names for split in SPLITS]
-    with ProcessPoolExecutor(workers) as pool:
-        bar = tqdm(pool.map(encode_split, *zip(*jobs, strict=True)), total=len(jobs),
-                   desc="tokenize", unit="file")  # fmt: skip
-        indexes = list(bar)
+    pairs = [(name, split_name) for name in names for split_name in SPLITS]
+    jobs = [partial(encode_split, folder, *pair, tokenizer.model) for pair in pairs]
     files: dict[str, dict[str, TokenFile]] = {name: {} for name in names}
-    for (_, name, split_name, _), index in zip(jobs, indexes, strict=True):
+    indexes = in_parallel(jobs, workers, "tokenize", "file")
+    for (name, split_name), index in zip(pairs, indexes, strict=True):
         files[name][split_name] = TokenFile(index)
     return files
 
 
 def encode_split(folder: Path, name: str, split_name: str, model: bytes) -> Path:
-    """Tokenize one file of documents; each becomes <s> ids </s>."""
+    """Tokenize one file of documents, unless it is done; each becomes <s> ids </s>."""
+    stem = folder / "tokens" / f"{name}.{split_name}"
+    index = stem.with_name(f"{stem.name}.json")
+    if index.exists():
+        return index
     tokenizer = Tokenizer(model)
     texts = (d["text"] for d in read_documents(folder / "text" / f"{name}.{split_name}.jsonl"))
     documents = ((tokenizer.encode(t, bos=True, eos=True), len(t.encode())) for t in texts)
-    stem = folder / "tokens" / f"{name}.{split_name}"
     return write_tokens(stem, documents, tokenizer.vocab_size).index
-
-
-def table1(manifest: dict[str, Any], budget: int) -> str:
-    """Table 1 for this corpus, beside the paper's."""
-    weights = manifest["weights"]
-    tokens = {name: manifest["slices"][name]["train"]["tokens"] for name in weights}
-    read = epochs(weights, tokens, budget)
-    lines = [
-        f"Table 1 for {budget:,} training tokens",
-        f"{'slice':<14}{'files in':>9}{'MB in':>7}{'kept':>6}{'MB':>7}{'tokens':>11}"
-        f"{'share':>7}{'epochs':>8} | paper: share, epochs, disk",
-    ]
-    for name in (*TABLE1, *(n for n in weights if n not in TABLE1)):
-        row = TABLE1.get(name)
-        paper = f"{row['share']:>6.1%}{row['epochs']:>6.2f}  {row['disk']}" if row else "     -"
-        if name not in weights:
-            lines.append(f"{name:<14}{'absent: no package carries its text':>69} | {paper}")
-            continue
-        told = manifest["slices"][name]
-        kept = {k: sum(told[s][k] for s in SPLITS) for k in ("documents", "bytes")}
-        lines.append(
-            f"{name:<14}{told['documents_in']:>9,}{told['bytes_in'] / 1e6:>7.1f}"
-            f"{kept['documents']:>6,}{kept['bytes'] / 1e6:>7.2f}{tokens[name]:>11,}"
-            f"{weights[name]:>7.1%}{read[name]:>8.2f} | {paper}"
-        )
-    for name in weights:
-        dropped = manifest["slices"][name]["dropped"]
-        if dropped:
-            reasons = ", ".join(f"{count} {reason}" for reason, count in dropped.items())
-            lines.append(f"{name}: dropped {reasons}")
-    return "\n".join(lines)
 
 
 def trace(

@@ -1,8 +1,15 @@
 """The C4 slice: clean web prose; here the documentation that large projects publish."""
 
 import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import ClassVar
 
 from minillama.corpus.books import Members, Texts, tidy
+from minillama.corpus.document import Document, Dropped
+from minillama.corpus.heuristics import C4Rules, clean_page, drop_repeated_spans
+from minillama.corpus.steps import Around, Reread, Step, Work, changed, fresh_hashes
+from minillama.corpus.waterfall import Row
 
 UNDERLINE = re.compile(r"^([=\-~^\"'`#*+.:_])\1{2,}\s*$", re.M)
 TARGET = re.compile(
@@ -40,3 +47,77 @@ def rst(members: Members) -> Texts:
     """One document a page of documentation."""
     for path, content in members:
         yield path, strip_rst(content.decode("utf-8", errors="replace"))
+
+
+ITEM = re.compile(r"\s*(?:[*#-]|\d+\.)\s+|\s*")
+WRAPPED = 50
+"""A line at least so long may have been broken to keep to a width."""
+
+
+def unwrap(text: str) -> str:
+    """One line a paragraph, as on a web page.
+
+    A line goes on with the one before if that is long and its text begins in the same column;
+    lists, headings and most code keep their lines.
+    """
+    joined: list[str] = []
+    column, length = 0, 0
+    for line in text.split("\n"):
+        item = ITEM.match(line)[0]
+        if length >= WRAPPED and line and not item.strip() and len(item) == column:
+            joined[-1] += " " + line.strip()
+        else:
+            joined.append(line)
+            column = len(item)
+        length = len(line)
+    return "\n".join(joined)
+
+
+@dataclass(frozen=True)
+class Unwrap(Step):
+    """Paragraphs that were wrapped to a width become lines again."""
+
+    name: ClassVar[str] = "paragraphs as lines"
+
+    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+        """See ``Step.start``."""
+        return lambda document: changed(document, unwrap(document.text))
+
+
+@dataclass(frozen=True)
+class Heuristics(Step):
+    """C4's rules for lines and for pages."""
+
+    name: ClassVar[str] = "heuristics"
+    rules: C4Rules = C4Rules()
+
+    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+        """See ``Step.start``."""
+
+        def work(document: Document) -> Document | Dropped:
+            lines: Counter[str] = Counter()
+            text, reason = clean_page(document.text, self.rules, lines)
+            for kind, count in lines.items():
+                row.remove(f"lines: {kind}", count)
+            return Dropped(reason) if reason else changed(document, text)
+
+        return work
+
+
+@dataclass(frozen=True)
+class RepeatedSpans(Step):
+    """Spans of three sentences that were met before go, on this page or any earlier one."""
+
+    name: ClassVar[str] = "three-sentence deduplication"
+    ordered: ClassVar[bool] = True
+
+    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+        """See ``Step.start``."""
+        seen = fresh_hashes(around)
+
+        def work(document: Document) -> Document:
+            text, spans = drop_repeated_spans(document.text, seen)
+            row.remove("repeated spans", spans)
+            return changed(document, text)
+
+        return work

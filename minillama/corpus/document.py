@@ -1,9 +1,10 @@
 """A document: a text, and where it came from."""
 
 import hashlib
-import re
 import unicodedata
 from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,20 @@ class Document:
     path: str
     """The file inside the package, and what of it."""
 
-    @property
+    @cached_property
+    def size(self) -> int:
+        """Bytes of the text in UTF-8."""
+        return len(self.text.encode())
+
+    @cached_property
     def key(self) -> str:
         """A digest of the text that ignores case, spacing and Unicode form: equal keys are
         duplicates."""
         plain = unicodedata.normalize("NFKC", self.text).casefold()
-        return hashlib.sha256(re.sub(r"\s+", " ", plain).strip().encode()).hexdigest()
+        return hashlib.sha256(" ".join(plain.split()).encode()).hexdigest()
+
+
+class Dropped(NamedTuple):
+    """What a step returns in a document's place when it leaves the document out."""
+
+    reason: str

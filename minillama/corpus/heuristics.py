@@ -108,10 +108,12 @@ def clean_page(text: str, rules: C4Rules, lines_dropped: Counter[str]) -> tuple[
 def drop_repeated_spans(text: str, seen: SeenHashes) -> tuple[str, int]:
     """A text without the spans of three sentences that were met before, and how many those were.
 
-    A sentence goes if all spans that it is in were met before, so that of a repeated passage only
-    its first copy stays, while sentences around it do.
+    C4 "discarded all but one of any three-sentence span occurring more than once": a sentence goes
+    if any span that it is in was met before, so that of a repeated passage of three sentences or
+    more only its first copy stays.
     """
-    lines = [_sentences_of(line) for line in text.split("\n")]
+    whole = text.split("\n")
+    lines = [_sentences_of(line) for line in whole]
     flat = [part for line in lines for part in line]
     if len(flat) < SPAN:
         return text, 0
@@ -119,8 +121,13 @@ def drop_repeated_spans(text: str, seen: SeenHashes) -> tuple[str, int]:
     spans = [hash64(" ".join(plain[i : i + SPAN])) for i in range(len(flat) - SPAN + 1)]
     new = seen.first_time(spans)
     stays = iter(
-        any(new[max(0, i - SPAN + 1) : min(i, len(new) - 1) + 1]) for i in range(len(flat))
+        all(new[max(0, i - SPAN + 1) : min(i, len(new) - 1) + 1]) for i in range(len(flat))
     )
-    kept = [" ".join(part for part in line if next(stays)) for line in lines]
-    kept = [new for new, old in zip(kept, lines, strict=True) if new or not old]
-    return "\n".join(kept).strip(), new.count(False)
+    kept = []
+    for line, parts in zip(whole, lines, strict=True):
+        left = [part for part in parts if next(stays)]
+        if len(left) == len(parts):
+            kept.append(line)  # with its own spaces: code is indented
+        elif left:
+            kept.append(" ".join(left))
+    return "\n".join(kept).strip("\n"), new.count(False)

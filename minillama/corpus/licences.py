@@ -11,8 +11,13 @@ from minillama.corpus.archive import matches
 
 PERMITTED = ("Apache", "BSD", "MIT")
 LICENCE_FILE = re.compile(r"^(un)?licen[cs]es?([-_.].*)?$|^copying([-_.].*)?$", re.I)
+MAIN_FILE = re.compile(r"^(licen[cs]e|copying)(\.(txt|md|rst))?$", re.I)
+"""A project's own licence; LICENSE.python beside it, say, tells of parts taken from elsewhere."""
+PATTERNS = ("*[Ll][Ii][Cc][Ee][Nn][CcSs][Ee]*", "*[Cc][Oo][Pp][Yy][Ii][Nn][Gg]*")
+"""Shell patterns that all of them fit, and some other files."""
 SIGNS: dict[str, tuple[str, ...]] = {
     # Words that the text of a licence must have and that its kin has not, most special first.
+    "PSF": ("python software foundation license version 2",),
     "AGPL": ("gnu affero general public license", "version 3, 19 november 2007"),
     "LGPL": ("gnu lesser general public license", "terms and conditions"),
     "GPL": ("gnu general public license", "terms and conditions"),
@@ -50,17 +55,30 @@ def project_licences(files: Mapping[str, bytes], root: str = "*") -> dict[str, s
 
 
 def permits(files: Mapping[str, bytes], path: str) -> bool:
-    """Whether a file of a tree is under a permitted licence.
+    """Whether a file of a tree, given with its content, is under a permitted licence."""
+    return licence_at(project_licences(files), path) in PERMITTED
 
-    The licence files in the nearest folder above it decide; all of them must be permitted, so that
-    a vendored folder with a licence of its own is judged by that.
+
+def licence_at(known: Mapping[str, str | None], path: str) -> str:
+    """The licence of a file, by the licence files in the nearest folder above it that has any.
+
+    A vendored folder with a licence of its own is judged by that. Of several licence files that
+    are all the project's own, the first that is not permitted counts.
+
+    Args:
+        known: what ``project_licences`` gave.
+        path: the file.
+
+    Returns:
+        The licence's name, ``unknown`` or ``none``.
     """
-    known = project_licences(files)
     folder = PurePosixPath(path).parent
     while True:
-        near = [name for at, name in known.items() if PurePosixPath(at).parent == folder]
-        if near:
-            return all(name in PERMITTED for name in near)
+        near = {at: name for at, name in known.items() if PurePosixPath(at).parent == folder}
+        main = {at: name for at, name in near.items() if MAIN_FILE.match(PurePosixPath(at).name)}
+        names = [name or "unknown" for name in (main or near).values()]
+        if names:
+            return next((name for name in names if name not in PERMITTED), names[0])
         if folder == folder.parent:
-            return False
+            return "none"
         folder = folder.parent

@@ -43,19 +43,34 @@ def _word_hash(word: str) -> int:
     return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text, without case and punctuation."""
+    return re.findall(r"\w+", text.casefold())
+
+
+def word_runs(text: str, size: int) -> np.ndarray:
+    """The hashed runs of ``size`` words, in their order: ``(words - size + 1,)`` uint64."""
+    return _runs_of(_word_hashes(text), size)
+
+
+def _word_hashes(text: str) -> np.ndarray:
+    return np.array([_word_hash(word) for word in words_of(text)], dtype=np.uint64)
+
+
+def _runs_of(hashes: np.ndarray, size: int) -> np.ndarray:
+    total = np.zeros(max(0, len(hashes) - size + 1), dtype=np.uint64)
+    for i in range(size):  # a polynomial in an odd number, modulo 2^64
+        total = total * np.uint64(0x9E3779B97F4A7C15) + hashes[i : i + len(total)]
+    return _mix(total)
+
+
 def shingles(text: str, size: int = SHINGLE) -> np.ndarray:
     """The set of hashed runs of ``size`` words, sorted: ``(n,)`` uint64.
 
-    Words are compared without case and punctuation; a text of fewer words is one shingle.
+    A text of fewer words is one shingle.
     """
-    words = re.findall(r"\w+", text.casefold())
-    hashes = np.array([_word_hash(word) for word in words], dtype=np.uint64)
-    if len(hashes) < size:
-        hashes = np.pad(hashes, (0, size - len(hashes)))
-    total = np.zeros(len(hashes) - size + 1, dtype=np.uint64)
-    for i in range(size):  # a polynomial in an odd number, modulo 2^64
-        total = total * np.uint64(0x9E3779B97F4A7C15) + hashes[i : i + len(total)]
-    return np.unique(_mix(total))
+    hashes = _word_hashes(text)
+    return np.unique(_runs_of(np.pad(hashes, (0, max(0, size - len(hashes)))), size))
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

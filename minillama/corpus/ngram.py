@@ -25,18 +25,17 @@ BORDER = Tokenizer.unk_id
 
 @dataclass(frozen=True)
 class Level:
-    """The counts of one order, as sorted arrays."""
+    """The counts of one order n, as sorted arrays."""
 
     grams: np.ndarray
     """Packed n-grams (uint64), sorted."""
     discounted: np.ndarray
-    """c(h w) - D, of each n-gram."""
-    contexts: np.ndarray
-    """Packed contexts h, sorted."""
+    """c(h w) - D, of each n-gram; the last, 0, is that of all others."""
     totals: np.ndarray
-    """c(h)."""
+    """c(h), of each context h in the place that it has among the (n-1)-grams, or for n = 2 of its
+    id; the last, 0, is that of all others."""
     freed: np.ndarray
-    """gamma(h) c(h): the mass left for the lower order."""
+    """gamma(h) c(h), the mass left for the lower order, in the same places."""
 
 
 def discounts(counts: np.ndarray) -> np.ndarray:
@@ -47,10 +46,12 @@ def discounts(counts: np.ndarray) -> np.ndarray:
     return np.clip(values, [0, 0.1, 0.2, 0.3], [0, 0.95, 1.95, 2.95])  # for tiny texts
 
 
-def look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The value of each wanted key, 0 where it is not among the sorted ``keys``."""
+def places(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Where each wanted key is among the sorted ``keys``; -1 for one that is not there."""
+    if not len(keys):
+        return np.full(len(wanted), -1)
     at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[at] == wanted, values[at], 0)
+    return np.where(keys[at] == wanted, at, -1)
 
 
 class NGram:
@@ -74,7 +75,9 @@ class NGram:
                 f"{order}-grams of {vocab_size} pieces do not fit into 64 bits", "lower the order"
             )
         raw = [self._count(tokens, n) for n in range(1, order + 1)]
-        self.levels = [self._level(n, raw) for n in range(1, order + 1)]
+        self.levels: list[Level] = []
+        for n in range(1, order + 1):
+            self.levels.append(self._level(n, raw))
 
     def _pack(self, tokens: np.ndarray, n: int) -> np.ndarray:
         """All n-grams of ``tokens``, each packed into one integer: ``(length - n + 1,)``."""
@@ -101,31 +104,44 @@ class NGram:
             mask = np.uint64((1 << self.bits * n) - 1)
             followed, neighbours = np.unique(raw[n][0] & mask, return_counts=True)
             first = grams >> np.uint64(self.bits * (n - 1))
-            counts = np.where(
-                first == Tokenizer.bos_id, counts, look_up(followed, neighbours, grams)
-            )
+            by_gram = np.append(neighbours, 0)[places(followed, grams)]
+            counts = np.where(first == Tokenizer.bos_id, counts, by_gram)
         if n == 1:  # <s> is never predicted
             keep = grams != Tokenizer.bos_id
             grams, counts = grams[keep], counts[keep]
         by_count = discounts(counts)
         discount = by_count[np.minimum(counts, 3)]
         contexts, starts = np.unique(grams >> shift, return_index=True)
-        totals = np.add.reduceat(counts.astype(np.float64), starts)
-        freed = np.add.reduceat(discount, starts)
-        return Level(grams, counts - discount, contexts, totals, freed)
+        sizes = [1, 1 << self.bits, *(len(level.grams) for level in self.levels[1:])]
+        if n > 2:
+            contexts = places(self.levels[-1].grams, contexts)
+        totals, freed = np.zeros((2, sizes[n - 1] + 1))
+        totals[contexts] = np.add.reduceat(counts.astype(np.float64), starts)
+        freed[contexts] = np.add.reduceat(discount, starts)
+        return Level(grams, np.append(counts - discount, 0.0), totals, freed)
 
     def probabilities(self, tokens: np.ndarray) -> np.ndarray:
         """p(token | up to n - 1 tokens before it) for all but the first: ``(length - 1,)``."""
         p = np.full(len(tokens) - 1, 1 / (self.vocab_size - 1))  # any piece but <s>
+        at = np.zeros(len(p), dtype=np.int64)  # each context's place, one order below
         for n, level in enumerate(self.levels, start=1):
             lead = max(0, n - 2)  # the first targets have too short a context for this order
+            if n == 2:
+                at = tokens[:-1].astype(np.int64)
+            elif n > 2:
+                at, after = at[:-1], at[1:]
+            total = level.totals[at]
+            known = total > 0
+            if n > 2:  # an n-gram is only there if both (n-1)-grams in it are
+                known &= after >= 0
+            where = np.full(len(total), -1)
             grams = self._pack(tokens if n > 1 else tokens[1:], n)
-            contexts = grams >> np.uint64(self.bits)
-            total = look_up(level.contexts, level.totals, contexts)
+            where[known] = places(level.grams, grams[known])
             seen = np.where(total > 0, total, 1.0)
-            direct = look_up(level.grams, level.discounted, grams) / seen
-            freed = look_up(level.contexts, level.freed, contexts) / seen
+            direct = level.discounted[where] / seen
+            freed = level.freed[at] / seen
             p[lead:] = np.where(total > 0, direct + freed * p[lead:], p[lead:])
+            at = where
         return p
 
     def log_prob(self, parts: list[np.ndarray]) -> float:

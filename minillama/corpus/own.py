@@ -2,13 +2,16 @@
 
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from tyro.conf import Positional
 
+from minillama.corpus.archive import MAX_MEMBER_BYTES
 from minillama.corpus.books import tidy
 from minillama.corpus.document import Document
 from minillama.corpus.mixture import OWN_SLICE
+from minillama.corpus.waterfall import Row
 from minillama.errors import DataError
 from minillama.files import atomic_path
 
@@ -19,6 +22,8 @@ def readable(path: Path) -> tuple[str | None, str]:
     """The text of a file, or None and the reason why it is no text."""
     if not path.is_file():
         return None, "a folder or a broken link"
+    if path.stat().st_size > MAX_MEMBER_BYTES:
+        return None, "too large a file"
     content = path.read_bytes()
     if b"\0" in content:
         return None, "binary"
@@ -29,15 +34,20 @@ def readable(path: Path) -> tuple[str | None, str]:
     return (text, "") if text else (None, "empty")
 
 
-def own_documents(folder: Path) -> list[Document]:
-    """One document for every readable .txt file below ``folder``."""
-    found = []
+def own_documents(folder: Path, row: Row | None = None) -> Iterator[Document]:
+    """One document for every readable .txt file below ``folder``; ``row`` counts the others."""
+    row = row or Row("read")
     for path in sorted(folder.rglob("*.txt")):
-        text, _ = readable(path)
+        row.enter(path.stat().st_size if path.is_file() else 0)
+        text, reason = readable(path)
         if text:
-            name = path.relative_to(folder).as_posix()
-            found.append(Document(text, OWN_SLICE, "your own texts", name))
-    return found
+            document = Document(
+                text, OWN_SLICE, "your own texts", path.relative_to(folder).as_posix()
+            )
+            row.leave(document.size)
+            yield document
+        else:
+            row.drop(reason)
 
 
 def add_texts(folder: Positional[Path], data: Path = Path("data")) -> str:

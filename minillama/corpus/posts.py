@@ -5,6 +5,7 @@ answers by score (from highest to lowest)". Questions and answers lie far apart 
 are brought together in a database on disk: memory does not grow with the site.
 """
 
+import io
 import sqlite3
 import tempfile
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from defusedxml.ElementTree import iterparse
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
-from minillama.corpus.books import Texts, tidy
+from minillama.corpus.books import Members, Texts, tidy
 
 SITES = 28
 QUESTION, ANSWER = "1", "2"
@@ -103,3 +104,27 @@ def read_site(path: Path) -> Texts:
     """The documents of one site's ``Posts.xml``."""
     with open(path, "rb") as stream:
         yield from threads(posts(stream))
+
+
+def stackexchange(members: Members) -> Texts:
+    """One document a question of each site's ``Posts.xml``.
+
+    Raises:
+        Exception: a file is malformed or cut short, after the questions before that place.
+    """
+    for path, content in members:
+        damage: list[Exception] = []
+        rows = _until_damage(posts(io.BytesIO(content)), damage)
+        for number, text in threads(rows):
+            yield f"{path}#{number}", text
+        if damage:
+            raise damage[0]
+
+
+def _until_damage(
+    rows: Iterator[dict[str, str]], damage: list[Exception]
+) -> Iterator[dict[str, str]]:
+    try:
+        yield from rows
+    except (SyntaxError, ValueError) as error:  # ParseError, and what defusedxml refuses
+        damage.append(error)

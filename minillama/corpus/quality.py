@@ -10,17 +10,24 @@ middle and tail. The paper does not say which it kept; we keep head and middle, 
 corpora do.
 """
 
+import itertools
 import re
-from collections.abc import Iterable, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from minillama.corpus.document import Document, Dropped
 from minillama.corpus.ngram import NGram
+from minillama.corpus.steps import Around, Languages, Reread, Step, Work, load_documents
+from minillama.corpus.waterfall import Row
 from minillama.errors import DataError
-from minillama.tokenizer import Tokenizer
+from minillama.tokenizer import Tokenizer, train_tokenizer
 
 ORDER = 5
 BUCKETS = ("head", "middle", "tail")
@@ -122,3 +129,105 @@ class ReferenceClassifier:
 def _plain(text: str) -> str:
     """Digits say nothing of a page's kind."""
     return re.sub(r"\d+", "0", text)
+
+
+MODEL_BYTES = 4 * 2**20
+"""Of Wikipedia that the language model reads."""
+MAX_PAGES, MAX_CHARACTERS = 1_000, 10_000
+"""Pages of each kind, and their beginnings, that the classifier reads."""
+VOCAB_SIZE = 1_024
+
+
+def wikipedia_model(around: Around, vocab_size: int = VOCAB_SIZE) -> WikipediaModel:
+    """A language model of the first English articles of the clean Wikipedia slice."""
+    in_english = Languages(("en",)).start(around, Row(""), iter)
+    articles = (
+        document for document in load_documents(around.wikipedia)
+        if not (in_english and isinstance(in_english(document), Dropped))
+    )  # fmt: skip
+    texts = [document.text for document in _first(articles, MODEL_BYTES)]
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer = train_tokenizer(texts, Path(folder, "tokenizer.model"), vocab_size)
+    return WikipediaModel(texts, tokenizer)
+
+
+def _first(documents: Iterable[Document], size: int) -> Iterator[Document]:
+    for document in documents:
+        if size <= 0:
+            return
+        size -= document.size
+        yield document
+
+
+@dataclass(frozen=True)
+class PerplexityBuckets(Step):
+    """CCNet's filter: pages by how much they surprise a 5-gram model of Wikipedia."""
+
+    name: ClassVar[str] = "perplexity buckets"
+    fitted: ClassVar[bool] = True
+    kept: tuple[str, ...] = KEPT
+    vocab_size: int = VOCAB_SIZE
+
+    def start(self, around: Around, row: Row, reread: Reread) -> Work | None:
+        """See ``Step.start``."""
+        if around.wikipedia is None:
+            row.note = "not run: there is no Wikipedia slice to compare with"
+            return None
+        try:
+            model = wikipedia_model(around, self.vocab_size)
+            perplexities = [model.perplexity(document.text) for document in reread()]
+            cut = terciles(perplexities)
+        except DataError as error:
+            row.note = f"not run: {error}"
+            return None
+        row.facts |= {"head to": cut.head, "middle to": cut.middle}
+        each = iter(perplexities)
+
+        def work(document: Document) -> Document | Dropped:
+            bucket = cut.bucket(next(each))
+            return document if bucket in self.kept else Dropped(f"{bucket} of perplexity")
+
+        return work
+
+
+@dataclass(frozen=True)
+class References(Step):
+    """The paper's linear classifier of pages that Wikipedia refers to against random pages.
+
+    Which pages Wikipedia refers to is not in a dump's text, so its own articles stand for them.
+    """
+
+    name: ClassVar[str] = "reference classifier"
+    fitted: ClassVar[bool] = True
+    drop: bool = False
+    """Drop the pages that are no references; otherwise they are only counted."""
+    threshold: float = 0.5
+
+    def start(self, around: Around, row: Row, reread: Reread) -> Work | None:
+        """See ``Step.start``."""
+        if around.wikipedia is None:
+            row.note = "not run: there is no Wikipedia slice to compare with"
+            return None
+        references = _beginnings(load_documents(around.wikipedia))
+        try:
+            classifier = ReferenceClassifier(references, _beginnings(reread()))
+        except DataError as error:
+            row.note = f"not run: {error}"
+            return None
+        row.facts |= {
+            "precision": classifier.report.precision, "recall": classifier.report.recall,
+            "no reference": 0,
+        }  # fmt: skip
+        row.note = "" if self.drop else "counts only"
+
+        def work(document: Document) -> Document | Dropped:
+            if classifier.probability(document.text[:MAX_CHARACTERS]) >= self.threshold:
+                return document
+            row.facts["no reference"] += 1
+            return Dropped("no reference") if self.drop else document
+
+        return work
+
+
+def _beginnings(documents: Iterable[Document]) -> list[str]:
+    return [d.text[:MAX_CHARACTERS] for d in itertools.islice(documents, MAX_PAGES)]

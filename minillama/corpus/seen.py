@@ -39,6 +39,11 @@ class SeenHashes:
     def __len__(self) -> int:
         return len(self._recent) + sum(map(len, self._runs))
 
+    def know(self, hashes: np.ndarray) -> None:
+        """Add hashes as met before: ``(n,)`` uint64, sorted, none of them twice or in here yet."""
+        if len(hashes):
+            self._runs.insert(0, self._write(hashes))
+
     def first_time(self, hashes: Iterable[int]) -> list[bool]:
         """For each hash whether it is new, in order; then all are known."""
         hashes = list(hashes)

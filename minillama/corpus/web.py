@@ -1,7 +1,8 @@
 """The CommonCrawl slice: from HTML pages to their main text."""
 
-import dataclasses
 import re
+from dataclasses import dataclass
+from typing import ClassVar
 
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
@@ -9,6 +10,9 @@ from resiliparse.parse.html import HTMLTree
 
 from minillama.corpus.books import Members, Texts, tidy
 from minillama.corpus.document import Document
+from minillama.corpus.seen import SeenHashes, hash64
+from minillama.corpus.steps import Around, Reread, Step, Work, changed, fresh_hashes
+from minillama.corpus.waterfall import Row
 
 
 def html_to_text(html: str) -> str:
@@ -27,29 +31,38 @@ def html(members: Members) -> Texts:
         yield path, html_to_text(bytes_to_str(content, detect_encoding(content)))
 
 
-def drop_repeated_lines(documents: list[Document], seen: set[str]) -> tuple[list[Document], int]:
-    """Each line only where it is met first, as CCNet does (Wenzek et al., 2019; Section 2.1).
+def plain_line(line: str) -> str:
+    """A line as it is compared: without case, punctuation and spaces, every digit read as 0."""
+    return re.sub(r"\W+", "", re.sub(r"\d", "0", line.casefold()))
 
-    Lines are compared without case, punctuation and spaces, and with every digit read as 0.
 
-    Args:
-        documents: changed in this order.
-        seen: the lines met so far; it grows. Passing one set for the training documents and then
-            for the held-out ones leaves no line of the first in the second.
+def drop_repeated_lines(text: str, seen: SeenHashes) -> tuple[str, int]:
+    """A page without the lines that were met before, and how many those were.
 
-    Returns:
-        The documents without such lines, and how many lines were dropped.
+    Each line stays only where it is met first, as in CCNet (Wenzek et al., 2019, Section 3.1), so
+    that no line is in two pages: not in one trained on and another held out either.
     """
-    kept, dropped = [], 0
-    for document in documents:
-        lines = []
-        for line in document.text.split("\n"):
-            plain = re.sub(r"\W", "", re.sub(r"\d", "0", line.casefold()))
-            if plain in seen:
-                dropped += 1
-                continue
-            if plain:
-                seen.add(plain)
-            lines.append(line)
-        kept.append(dataclasses.replace(document, text=tidy("\n".join(lines))))
-    return kept, dropped
+    lines = text.split("\n")
+    plain = [plain_line(line) for line in lines]
+    new = iter(seen.first_time(hash64(line) for line in plain if line))
+    kept = [line for line, bare in zip(lines, plain, strict=True) if not bare or next(new)]
+    return tidy("\n".join(kept)), len(lines) - len(kept)
+
+
+@dataclass(frozen=True)
+class RepeatedLines(Step):
+    """CCNet's deduplication: lines met before go, on this page or any earlier one."""
+
+    name: ClassVar[str] = "line-level deduplication"
+    ordered: ClassVar[bool] = True
+
+    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+        """See ``Step.start``."""
+        seen = fresh_hashes(around)
+
+        def work(document: Document) -> Document:
+            text, repeated = drop_repeated_lines(document.text, seen)
+            row.remove("repeated lines", repeated)
+            return changed(document, text)
+
+        return work

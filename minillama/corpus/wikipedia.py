@@ -24,10 +24,12 @@ def articles(stream: Iterable[bytes]) -> Iterator[tuple[str, str]]:
     passed over.
     """
     title = text = ""
-    namespace, redirect = "0", False
-    for _, element in iterparse(stream, events=("end",)):
+    namespace, redirect, root = "0", False, None
+    for event, element in iterparse(stream, events=("start", "end")):
         tag = element.tag.rsplit("}", 1)[-1]
-        if tag == "title":
+        if event == "start":
+            root = element if root is None else root
+        elif tag == "title":
             title = element.text or ""
         elif tag == "ns":
             namespace = element.text or "0"
@@ -39,7 +41,7 @@ def articles(stream: Iterable[bytes]) -> Iterator[tuple[str, str]]:
             if namespace == "0" and not redirect and not text.lower().startswith("#redirect"):
                 yield title, text
             namespace, redirect, text = "0", False, ""
-            element.clear()
+            root.clear()
 
 
 def clean_wikitext(wikitext: str) -> str:

@@ -4,6 +4,7 @@ import io
 import random
 import tarfile
 import zipfile
+from collections import Counter
 
 import pytest
 from tiny import sdist, wheel
@@ -133,3 +134,52 @@ def test_a_download_with_another_checksum_is_named(tmp_path):
         source.find(tmp_path)
     with pytest.raises(DataError, match=r"tales==2.0 is not in .*minillama data fetch"):
         Source("tales", "2.0", "sdist", "0" * 64, "none").find(tmp_path)
+
+
+# what cannot be read is counted, and the rest is read
+
+
+def test_unsafe_and_huge_members_are_skipped_and_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "MAX_MEMBER_BYTES", 100)
+    files = {"p/a.txt": "A", "../out.txt": "boo", "p/big.txt": "x" * 101, "p/z.txt": "Z"}
+    skipped = Counter()
+    path = sdist(tmp_path / "a.tar.gz", files)
+    read = read_members(path, EVERYTHING, skipped=skipped)
+    assert list(read) == [("p/a.txt", b"A"), ("p/z.txt", b"Z")]
+    assert skipped == {"an unsafe path": 1, "too large a file": 1}
+
+
+def test_a_truncated_archive_gives_what_is_whole(tmp_path):
+    rng = random.Random(0)
+    files = {f"{i}.txt": rng.randbytes(3_000) for i in range(5)}
+    path = sdist(tmp_path / "a.tar.gz", files)
+    path.write_bytes(path.read_bytes()[:8_000])
+    skipped = Counter()
+    found = dict(read_members(path, EVERYTHING, skipped=skipped))
+    assert {"0.txt", "1.txt"} <= set(found) < set(files)
+    assert all(files[name] == content for name, content in found.items())
+    assert sum(skipped.values()) >= 1
+
+
+def test_no_archive_at_all_is_counted(tmp_path):
+    skipped = Counter()
+    for name in ("a.tar.gz", "a.whl"):
+        (tmp_path / name).write_bytes(b"no archive")
+        assert list(read_members(tmp_path / name, EVERYTHING, skipped=skipped)) == []
+    assert skipped == {"an archive that cannot be read": 2}
+
+
+def test_a_bomb_is_not_unpacked_to_its_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "MAX_UNPACKED_BYTES", 1_000)
+    skipped = Counter()
+    path = sdist(tmp_path / "a.tar.gz", {"a.txt": "A", "b.bin": bytes(10_000), "c.txt": "C"})
+    assert list(read_members(path, ["*.txt"], skipped=skipped)) == [("a.txt", b"A")]
+    assert skipped == {"the archive is too large: its rest": 1}
+
+
+def test_a_folder_is_read_like_an_archive(tmp_path):
+    for name in ("b.py", "a/c.py", "site-packages/d.py", "a/__pycache__/e.py", "f.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "g.py").symlink_to(tmp_path / "b.py")
+    assert list(read_members(tmp_path, ["*.py"])) == [("a/c.py", b"a/c.py"), ("b.py", b"b.py")]

@@ -1,19 +1,18 @@
 """The build: no text twice, nothing held out is trained on, nothing redone."""
 
 import json
-import os
-import signal
-import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from tiny import make_corpus, prose, sdist, wheel, write_sources
 
-from minillama.corpus import build as build_module
-from minillama.corpus.build import Tally, cap, deduplicate, sample, split, table1, trace
+from minillama.corpus.build import sample, told, trace
+from minillama.corpus.choose import cap, deduplicate, split
 from minillama.corpus.document import Document
+from minillama.corpus.seen import SeenHashes
 from minillama.corpus.shards import open_corpus, read_documents
+from minillama.corpus.waterfall import Row, table1
 from minillama.errors import ConfigError, DataError
 from minillama.files import read_json, sha256
 
@@ -27,30 +26,37 @@ def documents(texts, slice_name="books"):
 
 def test_equal_texts_are_kept_once_whatever_their_spacing_case_and_unicode_form():
     texts = ["The Miller é", "another", "the  miller\ne\u0301 ", "THE MILLER É", "the miller e"]
-    tally = Tally()
-    kept = deduplicate(documents(texts), tally, set())
+    row = Row("")
+    kept = deduplicate(documents(texts), row, SeenHashes())
     assert [d.text for d in kept] == ["The Miller é", "another", "the miller e"]
-    assert tally.dropped == {"exact duplicate": 2}
+    assert row.documents_in == 5 and row.documents_out == 3
+    assert row.dropped == {"exact duplicate": 2}
 
 
 def test_a_text_is_kept_in_one_slice_only():
-    seen, tally = set(), Tally()
-    deduplicate(documents(["one", "two"]), Tally(), seen)
-    assert [d.text for d in deduplicate(documents(["two", "three"], "c4"), tally, seen)] == [
-        "three"
-    ]
-    assert tally.dropped == {"exact duplicate": 1}
+    seen, row = SeenHashes(), Row("")
+    list(deduplicate(documents(["one", "two"]), Row(""), seen))
+    kept = deduplicate(documents(["two", "three"], "c4"), row, seen)
+    assert [d.text for d in kept] == ["three"]
+    assert row.dropped == {"exact duplicate": 1}
 
 
 def test_the_limit_takes_whole_documents_and_counts_the_rest():
-    tally = Tally()
+    row = Row("")
     pool = documents([prose(i) for i in range(20)])
-    size = sum(len(d.text.encode()) for d in pool)
-    chosen = cap(pool, size // 2, tally)
-    assert 0.3 * size < sum(len(d.text.encode()) for d in chosen) <= size // 2
-    assert tally.dropped["over the slice's limit"] == 20 - len(chosen)
-    assert cap(pool[::-1], size // 2, Tally()) == chosen  # whatever order they come in
-    assert len(cap(pool, size, Tally())) == 20
+    size = sum(d.size for d in pool)
+    for limit in (size // 2, size // 9):  # less, and more, than is held at once
+        row = Row("")
+        chosen = cap(pool, limit, row)
+        assert 0.6 * limit < sum(d.size for d in chosen) == row.bytes_out <= limit
+        assert row.dropped["over the slice's limit"] == 20 - len(chosen)
+        assert cap(pool[::-1], limit, Row("")) == chosen  # whatever order they come in
+    assert len(cap(pool, size, Row(""))) == 20
+
+
+def test_a_document_beyond_the_limit_does_not_stop_the_others():
+    pool = documents([prose(0, 2_000), *(prose(i) for i in range(1, 8))])
+    assert len(cap(pool, pool[0].size - 1, Row(""))) == 7
 
 
 def held(pool):
@@ -107,7 +113,7 @@ def test_no_held_out_text_is_trained_on(tmp_path):
         (sdist(downloads / "tales-1.0.tar.gz", tales), "books", "gutenberg"),
         (wheel(downloads / "again-1.0-py3-none-any.whl",
                {name: text.replace(" ", "\n").upper() for name, text in tales.items()}
-               | {f"g/{i}.rst": prose(300 + i) for i in range(10)}), "c4", "rst"),
+               | {f"g/{i}.rst": prose(300 + i) for i in range(10)}), "stackexchange", "rst"),
     ]  # fmt: skip
     write_sources(corpus.data / "sources.toml", packages)
     own = corpus.data / "my-texts"
@@ -115,14 +121,14 @@ def test_no_held_out_text_is_trained_on(tmp_path):
     for i in range(12):
         (own / f"{i}.txt").write_text("  " + prose(i if i < 6 else 400 + i))
     corpus.build()
-    names = ["c4", "books", "mytexts"]
+    names = ["stackexchange", "books", "mytexts"]
     keys = {part: [Document(t, "", "", "").key for n in names for t in texts_of(corpus, n, part)]
             for part in ("train", "valid")}  # fmt: skip
     assert not set(keys["train"]) & set(keys["valid"])
     assert len(keys["train"] + keys["valid"]) == len(set(keys["train"] + keys["valid"])) == 46
     dropped = {name: told["dropped"] for name, told in
                read_json(corpus.folder / "manifest.json")["slices"].items()}  # fmt: skip
-    assert dropped["c4"] == {"exact duplicate": 30}
+    assert dropped["stackexchange"] == {"exact duplicate": 30}
     assert dropped["mytexts"] == {"exact duplicate": 6}
 
 
@@ -144,8 +150,8 @@ def test_no_line_of_a_web_page_is_held_out_and_trained_on(tmp_path):
         lines[part] = [line for line in text.split("\n") if line]
     assert lines["valid"] and not set(lines["train"]) & set(lines["valid"])
     assert (lines["train"] + lines["valid"]).count(common) == 1
-    told = read_json(corpus.folder / "manifest.json")["slices"]["commoncrawl"]["dropped"]
-    assert told == {"repeated lines": 39}
+    entry = read_json(corpus.folder / "manifest.json")["slices"]["commoncrawl"]
+    assert entry["dropped"] == {} and entry["removed"] == {"repeated lines": 39}
 
 
 def state(folder):
@@ -155,7 +161,7 @@ def state(folder):
 def test_a_second_build_does_nothing_and_says_the_same(tmp_path):
     corpus = make_corpus(tmp_path)
     before = state(corpus.folder)
-    assert corpus.build() == table1(read_json(corpus.folder / "manifest.json"), 10_000)
+    assert corpus.build() == told(read_json(corpus.folder / "manifest.json"), 10_000)
     assert state(corpus.folder) == before
 
 
@@ -196,61 +202,6 @@ def test_changed_settings_texts_and_packages_build_again(tmp_path):
     assert open_corpus(corpus.folder).slices == ["books"]  # nothing of the old build is left
     assert {p.name.split(".")[0] for p in (corpus.folder / "tokens").iterdir()} == {"books"}
     assert len(seen) == 6
-
-
-def run_and_kill_at(corpus, event_number):
-    """Build in a forked process that dies at its n-th file operation; False if it had fewer."""
-    child = os.fork()
-    if child:
-        status = os.waitpid(child, 0)[1]
-        assert status in (0, signal.SIGKILL)
-        return status == signal.SIGKILL
-    count = 0
-
-    def watch(event, arguments):
-        nonlocal count
-        of_files = event in ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir")
-        if of_files and str(corpus.folder) in str(arguments[0]):
-            count += 1
-            if count == event_number:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(watch)
-    build_module.ProcessPoolExecutor = Inline
-    try:
-        corpus.build()
-        os._exit(0)
-    finally:
-        os._exit(1)
-
-
-class Inline:
-    """A pool without processes: the kill must hit the one that works."""
-
-    def __init__(self, workers):
-        self.map = map
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        return None
-
-
-def test_a_build_killed_at_any_file_operation_leaves_no_corpus(tmp_path, tiny_corpus):
-    corpus = make_corpus(tmp_path, built=False)
-    killed = 0
-    for event_number in range(1, 400, 17):
-        if not run_and_kill_at(corpus, event_number):
-            break
-        killed += 1
-        with pytest.raises(DataError, match="holds no corpus"):
-            open_corpus(corpus.folder)
-    assert killed >= 3
-    corpus.build()
-    for path in tiny_corpus.folder.glob("tokens/*.bin"):
-        assert sha256(path) == sha256(corpus.folder / "tokens" / path.name)
-    assert not list(corpus.folder.rglob("*.tmp"))
 
 
 def test_the_evaluation_package_is_never_read(tmp_path):
@@ -334,8 +285,8 @@ def test_every_token_is_traced_to_its_file(tiny_corpus):
 
 
 def test_the_table_shows_the_paper_beside_the_corpus(tiny_corpus):
-    told = table1(read_json(tiny_corpus.folder / "manifest.json"), 10_000)
-    rows = {line.split()[0]: line for line in told.split("\n")[2:]}
+    table = table1(read_json(tiny_corpus.folder / "manifest.json"), 10_000)
+    rows = {line.split()[0]: line for line in table.split("\n")[2:]}
     corpus = open_corpus(tiny_corpus.folder)
     tokens = corpus.train["books"].tokens
     share = 4.5 / 24

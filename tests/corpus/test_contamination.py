@@ -1,9 +1,11 @@
 """A benchmark's text in a document is found by 13 words in a row, not by 12."""
 
+import pytest
 from tiny import prose
 
 from minillama.corpus.contamination import Index, remove_contaminated, runs
 from minillama.corpus.document import Document
+from minillama.errors import DataError
 
 QUESTION = "what would a very old miller do with the small boat he found under the willow"
 
@@ -47,3 +49,28 @@ def test_what_stands_everywhere_is_nobodys():
 def test_runs():
     assert len(set(runs("a b c d", 3))) == 2 and not list(runs("a b", 3))
     assert list(runs("A, b! c", 3)) == list(runs("a b c", 3))
+
+
+def test_counting_spelling_and_loops_are_nobodys():
+    index = Index()
+    index.add("code", [
+        " ".join(map(str, range(30))), "one 1 two 2 three 3 four 4 five 5 six 6 7 8 9",
+        "for i in range(n): for j in range(i): for k in range(j): for l in range(k): pass",
+    ])  # fmt: skip
+    index.add("riddles", [QUESTION])
+    for number in range(30):
+        assert not index.hits(" ".join(map(str, range(number, 30))))
+    assert not index.hits("for i in range(n): for j in range(i): for k in range(j): for l in range")
+    assert index.hits(QUESTION + " 1 2 3 4 5")
+
+
+def test_an_index_is_read_back_as_it_was(tmp_path):
+    index = an_index()
+    index.save(tmp_path / "a.npz")
+    again = Index.load(tmp_path / "a.npz")
+    assert again.hits(QUESTION) == index.hits(QUESTION) and again.examples == index.examples
+    (tmp_path / "b.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:100])
+    with pytest.raises(DataError, match=r"b\.npz cannot be read"):
+        Index.load(tmp_path / "b.npz")
+    Index().save(tmp_path / "c.npz")
+    assert not Index.load(tmp_path / "c.npz").hits(QUESTION)

@@ -3,7 +3,7 @@
 import pytest
 
 from minillama.corpus.archive import read_members
-from minillama.corpus.licences import licence_of, permits, project_licences
+from minillama.corpus.licences import PATTERNS, licence_at, licence_of, permits, project_licences
 from minillama.corpus.sources import DOWNLOADS, load_sources
 
 BSD = b"Redistribution and use in source and binary\nforms, with or without changes, are permitted"
@@ -29,13 +29,18 @@ def test_the_nearest_licence_decides():
         "p/LICENSE": BSD, "p/a.py": b"", "p/vendor/COPYING": GPL, "p/vendor/b/c.py": b"",
         "p/other/LICENSE.txt": MIT, "p/other/LICENSE-extra": b"All rights reserved.",
         "p/other/d.py": b"", "q/e.py": b"", "p/licensed.py": b"",
+        "p/two/LICENSE-MIT": MIT, "p/two/LICENSE-GPL": GPL, "p/two/f.py": b"",
     }  # fmt: skip
     assert permits(files, "p/a.py") and permits(files, "p/licensed.py")
     assert not permits(files, "p/vendor/b/c.py")
-    assert not permits(files, "p/other/d.py")  # all licences of a folder hold
+    assert permits(files, "p/other/d.py")  # LICENSE.txt is its own; the other tells of parts
+    assert not permits(files, "p/two/f.py")  # none is its own: all hold
     assert not permits(files, "q/e.py")  # none at all
+    known = project_licences(files)
+    assert licence_at(known, "p/two/f.py") == "GPL" and licence_at(known, "q/e.py") == "none"
     assert set(project_licences(files)) == {
         "p/LICENSE", "p/vendor/COPYING", "p/other/LICENSE.txt", "p/other/LICENSE-extra",
+        "p/two/LICENSE-MIT", "p/two/LICENSE-GPL",
     }  # fmt: skip
 
 
@@ -46,3 +51,11 @@ def test_real_projects(name, licence):
     files = dict(read_members(source.find(DOWNLOADS), members))
     at_top = {p: n for p, n in project_licences(files).items() if p.count("/") == 1}
     assert licence in at_top.values()
+
+
+def test_the_standard_library_is_not_permitted():
+    source = next(s for s in load_sources() if s.format == "installed")
+    known = project_licences(dict(read_members(source.find(DOWNLOADS), list(PATTERNS))))
+    assert licence_at(known, "json/decoder.py") in ("PSF", "none", "unknown")
+    psf = "PYTHON SOFTWARE FOUNDATION LICENSE VERSION 2\n1. This LICENSE AGREEMENT is between"
+    assert licence_of(psf) == "PSF"

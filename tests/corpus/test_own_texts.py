@@ -13,7 +13,7 @@ def test_texts_are_copied_and_read(tmp_path):
     (folder / "deep" / "er" / "b.txt").write_text("Second.")
     (folder / "c.md").write_text("Not a .txt file.")
     assert add_texts(folder, tmp_path / "data").startswith("added 2 texts")
-    found = own_documents(tmp_path / "data" / OWN_FOLDER)
+    found = list(own_documents(tmp_path / "data" / OWN_FOLDER))
     assert [(d.path, d.text) for d in found] == [
         ("a.txt", "Grüße,\nMiller"),
         ("deep/er/b.txt", "Second."),

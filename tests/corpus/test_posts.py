@@ -2,6 +2,7 @@
 
 import io
 import tracemalloc
+from collections import Counter
 from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import quoteattr
 
@@ -10,6 +11,7 @@ from defusedxml import EntitiesForbidden
 from tiny import prose
 
 from minillama.corpus.posts import largest_sites, post_text, posts, read_site, thread, threads
+from minillama.corpus.recipes import READERS
 
 
 def row(**attributes) -> str:
@@ -102,3 +104,13 @@ def test_the_largest_sites(tmp_path):
         (tmp_path / name / "Posts.xml").write_bytes(b"x" * size)
     (tmp_path / "empty").mkdir()
     assert [file.parent.name for file in largest_sites(tmp_path, 2)] == ["large", "middle"]
+
+
+def test_a_dump_that_breaks_off_gives_the_questions_before(tmp_path):
+    skipped = Counter()
+    whole, cut = SITE, SITE[: SITE.index(b'Id="7"')]
+    members = [("a/Posts.xml", cut), ("b/Posts.xml", whole), ("c/Posts.xml", b"no XML")]
+    found = dict(READERS["posts"](members, skipped))
+    assert set(found) == {"a/Posts.xml#1", "b/Posts.xml#1"}
+    assert "Last." in found["a/Posts.xml#1"] and "Third" not in found["a/Posts.xml#1"]
+    assert skipped == {"malformed (ParseError)": 2}

