@@ -116,6 +116,8 @@ def data(arguments: Sequence[str]) -> None:
         "build": "corpus.build:build",
         "add": "corpus.own:add_texts",
         "trace": "corpus.build:trace",
+        "trove": "corpus.trove:run_trove",
+        "full": "corpus.redpajama:build_full",
     }
     subcommands("data", table, arguments)
 
@@ -295,7 +297,7 @@ def plan(arguments: Sequence[str]) -> None:
 
 def bench(arguments: Sequence[str]) -> None:
     """Compare speed with other implementations, side by side."""
-    names = ("train", "mfu", "attention", "block", "generate", "evaluate")
+    names = ("data", "train", "mfu", "attention", "block", "generate", "evaluate")
     subcommands("bench", {name: f"bench.{name}:bench_{name}" for name in names}, arguments)
 
 

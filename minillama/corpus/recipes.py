@@ -67,7 +67,7 @@ class Size:
     """Training tokens for which its Table 1 states the epochs."""
 
 
-SIZES = {"nano": Size(10.0, 6_440_000), "mini": Size(100.0, 100_000_000)}
+SIZES = {"nano": Size(10.0, 5_600_000), "mini": Size(100.0, 100_000_000)}
 """``nano`` holds 10 million tokens and more; ``mini`` all that the packages have, for 100."""
 
 
