@@ -9,13 +9,13 @@ import signal
 import time
 
 import pytest
-from ranks import Ranks, train_ranks
+from ranks import Ranks, at_step, train_ranks
 from tiny import TinyCorpus, tiny_config
 
 from minillama import cli
 from minillama.errors import ConfigError
 from minillama.parallel.mesh import ParallelConfig
-from minillama.train import agreement, checkpoint, loop, watchdog
+from minillama.train import agreement, checkpoint, watchdog
 from minillama.train.agreement import name_ranks
 from minillama.train.loop import train
 from minillama.train.meeting import place_in_world
@@ -177,29 +177,13 @@ def test_an_unreadable_shard_on_one_rank(config, tiny_corpus, tmp_path):
     assert not config.run.exists()
 
 
-def fail_at(step, rank, act):
-    """Do ``act()`` on one rank when it reads the batch of a step."""
-
-    def prepare(this):
-        read = loop.DataOrder.batch
-
-        def batch(order, number, *rest):
-            if number == step - 1 and this == rank:
-                act()
-            return read(order, number, *rest)
-
-        loop.DataOrder.batch = batch
-
-    return prepare
-
-
 @pytest.mark.parametrize("parallel, agent, rank", [
     (ParallelConfig(), True, 1), (ParallelConfig(), False, 1), (SHARDED, True, 0),
     (SHARDED, False, 0),
 ], ids=["ddp", "ddp-alone", "sharded", "sharded-alone"])  # fmt: skip
 def test_a_bug_on_one_rank_is_shown_once(config, tmp_path, parallel, agent, rank):
     config = dataclasses.replace(config, parallel=parallel)
-    prepare = fail_at(5, rank, lambda: [].pop())
+    prepare = at_step(5, rank, lambda: [].pop())
     ranks = train_ranks([config, config], tmp_path, prepare, agent=agent)
     assert ranks.wait(LIMIT) == [1, 1]
     assert ranks.output().count("Traceback") == 1, ranks.output()
@@ -212,7 +196,7 @@ def test_a_bug_on_one_rank_is_shown_once(config, tmp_path, parallel, agent, rank
                          ids=["ddp", "sharded"])  # fmt: skip
 def test_a_rank_that_is_killed_ends_the_others(config, tmp_path, parallel, rank):
     config = dataclasses.replace(config, parallel=parallel)
-    prepare = fail_at(5, rank, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    prepare = at_step(5, rank, lambda: os.kill(os.getpid(), signal.SIGKILL))
     ranks = train_ranks([config] * 4, tmp_path, prepare)
     codes = ranks.wait(LIMIT)
     assert codes.pop(rank) == -signal.SIGKILL and codes == [1, 1, 1]
@@ -232,9 +216,9 @@ def test_a_rank_that_leaves_a_collective_waiting_is_followed(config, tmp_path):
 
     def prepare(rank):
         watchdog.GRACE = 1.0
-        fail_at(5, 1, fail_late)(rank)
+        at_step(5, 1, fail_late)(rank)
         if rank == 0:  # waits where it cannot see that a connection has closed
-            fail_at(5, 0, lambda: time.sleep(1_000))(rank)
+            at_step(5, 0, lambda: time.sleep(1_000))(rank)
 
     ranks = train_ranks([config, config], tmp_path, prepare)
     assert ranks.wait(LIMIT) == [1, 1]
@@ -252,7 +236,7 @@ def limit_files(size):
                          ids=["ddp", "sharded-0", "sharded-1"])  # fmt: skip
 def test_a_full_disk_on_one_rank(config, tmp_path, parallel, rank):
     config = dataclasses.replace(config, parallel=parallel)
-    ranks = train_ranks([config] * 2, tmp_path, fail_at(5, rank, lambda: limit_files(4_000)))
+    ranks = train_ranks([config] * 2, tmp_path, at_step(5, rank, lambda: limit_files(4_000)))
     assert_one_says(ranks, "cannot write .*step-00000006")
     assert checkpoint.last_good(config.run) == 3
     assert not list(config.run.glob("checkpoints/.*.tmp"))
