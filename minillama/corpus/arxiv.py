@@ -10,11 +10,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from minillama.corpus.books import Members, Texts, tidy
-from minillama.corpus.macros import expand_macros
+from minillama.corpus.macros import LITERAL, expand_macros
 
-VERBATIM = r"\\begin\{(verbatim\*?|lstlisting|minted|Verbatim|alltt)\}.*?\\end\{\1\}"
-VERB = r"\\(?:verb|lstinline)\*?([^A-Za-z0-9\s*{])(?:(?!\2)[^\n])*\2"
-LITERAL = re.compile(f"{VERBATIM}|{VERB}", re.S)
 COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\n]*")
 HIDDEN = re.compile(r"\\begin\{comment\}.*?\\end\{comment\}|\\iffalse\b.*?\\fi\b", re.S)
 INPUT = re.compile(r"\\(?:input|include|subfile)\s*\{([^{}]+)\}")

@@ -17,6 +17,7 @@ LITERAL = re.compile(
     r"|\\(?:verb|lstinline)\*?([^A-Za-z0-9\s*{])(?:(?!\2)[^\n])*\2",
     re.S,
 )
+"""Text that is printed as it stands."""
 COMMANDS = {r"\newcommand", r"\renewcommand", r"\providecommand", r"\DeclareRobustCommand"}
 ENVIRONMENTS = {r"\newenvironment", r"\renewenvironment"}
 PRIMITIVES = {r"\def", r"\gdef", r"\edef", r"\xdef"}

@@ -200,6 +200,11 @@ def open_run(config: TrainConfig, corpus: Corpus, world: World) -> int:
     steps = {f"the checkpoints of {run}": checkpoint.steps(run)}
     world.crew.agree("run", {"the corpus": fingerprint(corpus)[:12]} | steps)
     start = sharded.last_good(run, world) or 0
+    if not start and checkpoint.steps(run):  # what is left may still be of use to somebody
+        raise CheckpointError(
+            f"every checkpoint of {run} is damaged",
+            "delete the folder to begin again, or use another --name",
+        )
     if start and checkpoint.load_state(run, start)["data"] != fingerprint(corpus):
         raise CheckpointError(
             f"{run} was trained on another build of {config.corpus}",

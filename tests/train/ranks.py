@@ -18,6 +18,7 @@ import torch.distributed as dist
 import torch.distributed.fsdp  # noqa: F401  (once, not in every process)
 
 from minillama import cli
+from minillama.train import loop
 from minillama.train.config import TrainConfig, write_config
 
 
@@ -141,3 +142,19 @@ def train_ranks(
         cli.main(["train", "--config", str(folder / f"config-{rank}.toml")])
 
     return Ranks(len(configs), act, folder, **options)
+
+
+def at_step(step: int, rank: int, act: Callable[[], object]) -> Callable[[int], None]:
+    """Do ``act()`` on one rank before it reads the batch of a step."""
+
+    def prepare(this: int) -> None:
+        read = loop.DataOrder.batch
+
+        def batch(order, number, *rest):
+            if number == step - 1 and this == rank:
+                act()
+            return read(order, number, *rest)
+
+        loop.DataOrder.batch = batch
+
+    return prepare

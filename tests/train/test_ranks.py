@@ -9,13 +9,13 @@ import signal
 import time
 
 import pytest
-from ranks import Ranks, train_ranks
+from ranks import Ranks, at_step, train_ranks
 from tiny import TinyCorpus, tiny_config
 
 from minillama import cli
 from minillama.errors import ConfigError
 from minillama.parallel.mesh import ParallelConfig
-from minillama.train import agreement, checkpoint, loop, watchdog
+from minillama.train import agreement, checkpoint, watchdog
 from minillama.train.agreement import name_ranks
 from minillama.train.loop import train
 from minillama.train.meeting import place_in_world
@@ -177,29 +177,13 @@ def test_an_unreadable_shard_on_one_rank(config, tiny_corpus, tmp_path):
     assert not config.run.exists()
 
 
-def fail_at(step, rank, act):
-    """Do ``act()`` on one rank when it reads the batch of a step."""
-
-    def prepare(this):
-        read = loop.DataOrder.batch
-
-        def batch(order, number, *rest):
-            if number == step - 1 and this == rank:
-                act()
-            return read(order, number, *rest)
-
-        loop.DataOrder.batch = batch
-
-    return prepare
-
-
 @pytest.mark.parametrize("parallel, agent, rank", [
     (ParallelConfig(), True, 1), (ParallelConfig(), False, 1), (SHARDED, True, 0),
     (SHARDED, False, 0),
 ], ids=["ddp", "ddp-alone", "sharded", "sharded-alone"])  # fmt: skip
 def test_a_bug_on_one_rank_is_shown_once(config, tmp_path, parallel, agent, rank):
     config = dataclasses.replace(config, parallel=parallel)
-    prepare = fail_at(5, rank, lambda: [].pop())
+    prepare = at_step(5, rank, lambda: [].pop())
     ranks = train_ranks([config, config], tmp_path, prepare, agent=agent)
     assert ranks.wait(LIMIT) == [1, 1]
     assert ranks.output().count("Traceback") == 1, ranks.output()
@@ -212,7 +196,7 @@ def test_a_bug_on_one_rank_is_shown_once(config, tmp_path, parallel, agent, rank
                          ids=["ddp", "sharded"])  # fmt: skip
 def test_a_rank_that_is_killed_ends_the_others(config, tmp_path, parallel, rank):
     config = dataclasses.replace(config, parallel=parallel)
-    prepare = fail_at(5, rank, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    prepare = at_step(5, rank, lambda: os.kill(os.getpid(), signal.SIGKILL))
     ranks = train_ranks([config] * 4, tmp_path, prepare)
     codes = ranks.wait(LIMIT)
     assert codes.pop(rank) == -signal.SIGKILL and codes == [1, 1, 1]
@@ -232,9 +216,9 @@ def test_a_rank_that_leaves_a_collective_waiting_is_followed(config, tmp_path):
 
     def prepare(rank):
         watchdog.GRACE = 1.0
-        fail_at(5, 1, fail_late)(rank)
+        at_step(5, 1, fail_late)(rank)
         if rank == 0:  # waits where it cannot see that a connection has closed
-            fail_at(5, 0, lambda: time.sleep(1_000))(rank)
+            at_step(5, 0, lambda: time.sleep(1_000))(rank)
 
     ranks = train_ranks([config, config], tmp_path, prepare)
     assert ranks.wait(LIMIT) == [1, 1]
@@ -252,7 +236,7 @@ def limit_files(size):
                          ids=["ddp", "sharded-0", "sharded-1"])  # fmt: skip
 def test_a_full_disk_on_one_rank(config, tmp_path, parallel, rank):
     config = dataclasses.replace(config, parallel=parallel)
-    ranks = train_ranks([config] * 2, tmp_path, fail_at(5, rank, lambda: limit_files(4_000)))
+    ranks = train_ranks([config] * 2, tmp_path, at_step(5, rank, lambda: limit_files(4_000)))
     assert_one_says(ranks, "cannot write .*step-00000006")
     assert checkpoint.last_good(config.run) == 3
     assert not list(config.run.glob("checkpoints/.*.tmp"))
@@ -270,24 +254,38 @@ def test_a_run_started_with_other_settings(config, tmp_path):
     assert_one_says(ranks, "was started with seed = 0, not 5")
 
 
-@pytest.mark.parametrize("left", [True, False], ids=["another-left", "none-left"])
-def test_a_missing_file_of_one_rank(config, tmp_path, left):
+def lose_a_piece(run, steps):
+    """Delete the last rank's file of some checkpoints; returns the last that went."""
+    for step in steps:
+        pieces = sorted(checkpoint.folder(run, step).glob("*.safetensors"))
+        pieces[-1].unlink()
+    return pieces[-1]
+
+
+def test_a_missing_file_of_one_rank(config, tmp_path):
     config = dataclasses.replace(config, parallel=SHARDED, tokens=128 * 6)
     assert train_ranks([config] * 2, tmp_path).wait(LIMIT) == [0, 0]
-    for step in checkpoint.steps(config.run):
-        if step == 6 or not left:
-            pieces = sorted(checkpoint.folder(config.run, step).glob("*.safetensors"))
-            pieces[-1].unlink()
+    lost = lose_a_piece(config.run, [6])
     ranks = train_ranks([config] * 2, tmp_path)
     assert ranks.wait(LIMIT) == [0, 0], ranks.output()
-    assert f"skipping a damaged checkpoint: {pieces[-1]} is missing" in ranks.output()
-    damaged = 1 if left else len({*checkpoint.steps(config.run)})
-    assert len(ranks.told()) == damaged, ranks.told()  # each by one rank only
+    assert f"skipping a damaged checkpoint: {lost} is missing" in ranks.output()
+    assert len(ranks.told()) == 1, ranks.told()  # by one rank only
     assert all(line.startswith("[rank ") for line in ranks.told())
     log = (config.run / "logs" / "rank-00001.log").read_text()
     assert "warning: skipping a damaged checkpoint" in log
-    assert f"goes on from step {3 if left else 0}" in log
+    assert "goes on from step 3" in log
     assert checkpoint.last_good(config.run) == 6
+
+
+def test_a_run_of_damaged_checkpoints_is_left_as_it_is(config, tmp_path):
+    config = dataclasses.replace(config, parallel=SHARDED, tokens=128 * 6)
+    assert train_ranks([config] * 2, tmp_path).wait(LIMIT) == [0, 0]
+    steps = checkpoint.steps(config.run)
+    lose_a_piece(config.run, steps)
+    ranks = train_ranks([config] * 2, tmp_path)
+    assert all(ranks.wait(LIMIT))
+    assert ranks.output().count(f"every checkpoint of {config.run} is damaged") == 1
+    assert checkpoint.steps(config.run) == steps
 
 
 def test_a_checkpoint_of_another_model(config, tmp_path):

@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch.distributed as dist
-from ranks import train_ranks
+from ranks import at_step, train_ranks
 from tiny import tiny_config
 
 from minillama.parallel.mesh import ParallelConfig
@@ -33,22 +33,6 @@ def config(tiny_corpus, tmp_path):
         milestones=1,
         eval_every=100,
     )  # a busy disk is no hang
-
-
-def at_step(step, rank, act):
-    """Do ``act()`` on one rank before it reads the batch of a step."""
-
-    def prepare(this):
-        read = loop.DataOrder.batch
-
-        def batch(order, number, *rest):
-            if number == step - 1 and this == rank:
-                act()
-            return read(order, number, *rest)
-
-        loop.DataOrder.batch = batch
-
-    return prepare
 
 
 def sleep_for_ever():
