@@ -21,7 +21,7 @@ from minillama.evaluate.run import evaluate
 from minillama.files import read_json, write_json
 from minillama.train.config import load_preset
 from minillama.train.log import read_metrics
-from minillama.train.loop import fingerprint, train
+from minillama.train.loop import train
 from minillama.train.order import DataOrder
 
 RUNGS = ("7b", "13b", "33b", "65b")
@@ -112,7 +112,7 @@ def baseline(ladder: str, runs: Path) -> dict[str, Any]:
     """
     config = load_preset(f"{ladder}-{RUNGS[-1]}")
     text = open_corpus(config.corpus)
-    path, data = runs / f"{ladder}-5gram.json", fingerprint(text)
+    path, data = runs / f"{ladder}-5gram.json", text.fingerprint
     if path.exists() and (told := read_json(path))["data"] == data:
         return told
     order = DataOrder(text, config.seq_len, config.batch_sequences, config.seed)

@@ -5,6 +5,7 @@ One ``TokenFile`` holds one split of one slice. Beside the shards ``<slice>.<spl
 index, written last: a token file without its index is not there).
 """
 
+import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -156,6 +157,17 @@ class Corpus:
     def tokenizer_path(self) -> Path:
         """The corpus's tokenizer.model."""
         return self.folder / "tokenizer.model"
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """What identifies the text: a digest of the tokenizer, the weights and every checksum.
+
+        Another build with the same tokens has the same, whatever code made it.
+        """
+        told = [self.manifest["tokenizer_sha256"], list(self.weights.items())]
+        files = [read_json(file.index) for split in (self.train, self.valid)
+                 for file in split.values()]  # fmt: skip
+        return hashlib.sha256(json.dumps([told, files], sort_keys=True).encode()).hexdigest()
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that wrote the tokens."""

@@ -176,7 +176,7 @@ def long_context(
         "command": f"python -m minillama.evaluate.long_context runs/{config.name}",
         "settings": {
             "trained_length": config.seq_len, "scored": SCORED, "stretches": len(tokens),
-            "corpus": text.manifest["fingerprint"], "lengths": lengths,
+            "corpus": text.fingerprint, "lengths": lengths,
         },
         **measure(model, tokens, size_of, config.seq_len, lengths),
     }  # fmt: skip

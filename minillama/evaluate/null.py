@@ -44,7 +44,7 @@ def null_lines(
         return {}
     text = Path(read_config(run / "config.toml").corpus).name
     path = run.parent / f"{record_name(f'{text}-null', settings)}.json"
-    settings = settings | {"order": ORDER, "corpus": fingerprint(corpus)}
+    settings = settings | {"order": ORDER, "corpus": corpus.fingerprint}
     known = read_json(path) if path.exists() else {}
     told = known["tasks"] if known.get("settings") == settings else {}
     if missing := [exam for exam in exams if exam.key not in told]:
@@ -77,11 +77,6 @@ def corpus_of(run: Path) -> Corpus | None:
     except (MinillamaError, OSError):
         return None
     return corpus if same else None
-
-
-def fingerprint(corpus: Corpus) -> str:
-    """What identifies the training text."""
-    return sha256(Path(corpus.tokenizer_path).with_name("manifest.json"))
 
 
 def order(vocab_size: int) -> int:

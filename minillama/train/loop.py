@@ -119,7 +119,7 @@ def _train(config: TrainConfig, world: World, stop: StopRequest) -> None:
             bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update(config.batch_tokens)
         if saving or step == total or stopping:
-            state = {"data": fingerprint(corpus), "tokens": step * config.batch_tokens}
+            state = {"data": corpus.fingerprint, "tokens": step * config.batch_tokens}
             state["tokenizer"] = sha256(corpus.tokenizer_path)
             saver.save(step, model, optimizer, state)
         if stopping and step < total:
@@ -198,14 +198,14 @@ def open_run(config: TrainConfig, corpus: Corpus, world: World) -> int:
     if told.exists() and (run / "metrics.jsonl").exists():  # else it never took a step
         check_same_run(read_config(told), config, run)
     steps = {f"the checkpoints of {run}": checkpoint.steps(run)}
-    world.crew.agree("run", {"the corpus": fingerprint(corpus)[:12]} | steps)
+    world.crew.agree("run", {"the corpus": corpus.fingerprint[:12]} | steps)
     start = sharded.last_good(run, world) or 0
     if not start and checkpoint.steps(run):  # what is left may still be of use to somebody
         raise CheckpointError(
             f"every checkpoint of {run} is damaged",
             "delete the folder to begin again, or use another --name",
         )
-    if start and checkpoint.load_state(run, start)["data"] != fingerprint(corpus):
+    if start and checkpoint.load_state(run, start)["data"] != corpus.fingerprint:
         raise CheckpointError(
             f"{run} was trained on another build of {config.corpus}",
             "restore that corpus, or use another --name for a new run",
@@ -227,11 +227,6 @@ def open_run(config: TrainConfig, corpus: Corpus, world: World) -> int:
     world.crew.log.open(run)
     world.crew.log.write(f"{world.describe()}; goes on from step {start}")
     return start
-
-
-def fingerprint(corpus: Corpus) -> str:
-    """What identifies the training tokens: the checksum of the corpus's manifest."""
-    return sha256(Path(corpus.tokenizer_path).with_name("manifest.json"))
 
 
 def check_finite(loss: float, grad_norm: float, step: int, config: TrainConfig) -> None:

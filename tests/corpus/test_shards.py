@@ -180,6 +180,27 @@ def test_a_flipped_bit_anywhere_is_named(copy):
     open_corpus(copy)
 
 
+def test_the_fingerprint_is_of_the_tokens_not_of_the_code_that_made_them(copy):
+    def fingerprint(path, **changes):
+        before = json.loads(path.read_text())
+        path.write_text(json.dumps(before | changes))
+        found = open_corpus(copy, verify=False).fingerprint
+        path.write_text(json.dumps(before))
+        return found
+
+    manifest, index = copy / "manifest.json", copy / "tokens" / "books.valid.json"
+    told = fingerprint(manifest)
+    assert told == fingerprint(manifest, fingerprint="of other code", left_out={})
+    weights = json.loads(manifest.read_text())["weights"]
+    others = {
+        fingerprint(manifest, weights=weights | {"books": 0.5}),
+        fingerprint(manifest, weights=dict(reversed(weights.items()))),  # another order to draw in
+        fingerprint(index, bytes=1),
+        fingerprint(index, offsets={"file": "books.valid.offsets.npy", "sha256": "0"}),
+    }
+    assert len(others - {told}) == 4
+
+
 def test_other_broken_corpora(copy, tmp_path):
     with pytest.raises(DataError, match="nowhere holds no corpus.*minillama data build"):
         open_corpus(tmp_path / "nowhere")
