@@ -3,7 +3,7 @@
 import shutil
 from pathlib import Path
 
-from minillama.files import atomic_path, write_json
+from minillama.files import atomic_path, remove, write_json
 from minillama.generate.engine import generate
 from minillama.train.checkpoint import load_model
 
@@ -48,17 +48,27 @@ def write_samples(run: Path) -> str:
 def publish(runs: Path, names: list[str], largest: str, ladder: str, to: Path = PUBLISHED) -> None:
     """Copy what the notebooks read: settings, logs, results and samples, and the 5-gram's figures.
 
+    Of the results question by question, only those at the end of the smallest and the largest
+    run. Results of checkpoints that a run does not have (they are of an earlier one) are deleted.
+
     Args:
         runs: where the run folders are.
-        names: of the runs.
+        names: of the runs, smallest first.
         largest: the one that wrote the samples.
         ladder: its name.
         to: the folder of the published logs.
     """
     files = [Path(name, file) for name in names for file in ("config.toml", "metrics.jsonl")]
-    files += [path.relative_to(runs) for name in names
-              for path in sorted((runs / name).glob("evaluations/*.json"))]  # fmt: skip
+    for name in names:
+        results = sorted((runs / name).glob("evaluations/*.json"))
+        ends = results[-1:] if name in (names[0], largest) else []
+        rows = [path.with_suffix(".jsonl") for path in ends]
+        files += [path.relative_to(runs) for path in (*results, *filter(Path.exists, rows))]
     files += [Path(largest, "samples.json"), Path(f"{ladder}-5gram.json")]
     for file in files:
         with atomic_path(to / file) as aside:
             shutil.copyfile(runs / file, aside)
+    for name in names:
+        for path in (to / name).glob("evaluations/*"):
+            if path.relative_to(to) not in files:
+                remove(path)
