@@ -67,7 +67,9 @@ def reproduce(
         print(table)
     drawn = out / "figure2_benchmarks.json"  # the last file that figures() writes
     logs = [path for name in names for path in (runs / name).rglob("*.json*")]
-    if newer(drawn, [path for path in logs if path.name != "samples.json"]):
+    inputs = [path for path in logs if path.name != "samples.json"]
+    inputs.append(Path(configs[0].corpus) / "manifest.json")
+    if newer(drawn, inputs) and (out / "data_waterfall.json").exists():
         print(f"=== 6 figures: {out} is up to date")
     else:
         print(stage("6 figures", lambda: figures(runs=runs, ladder=ladder, out=out)))

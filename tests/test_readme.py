@@ -1,4 +1,4 @@
-"""What README.md tells people to type exists, and what it links to is there."""
+"""What README.md and data/README.md tell people to type exists, and what they link to is there."""
 
 import functools
 import re
@@ -17,6 +17,7 @@ from minillama.cli import HELP, VERBS, main
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
+DATA = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(?:sh|bash|shell|console)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(#[^)\s]*)?\)")
 MODULES = {"minillama": [], "minillama.train": ["train"]}
@@ -72,7 +73,7 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert parsed or not arguments or arguments[-1] in HELP, "nothing has read the arguments"
 
 
-@pytest.mark.parametrize("words", commands(TEXT), ids=" ".join)
+@pytest.mark.parametrize("words", commands(TEXT) + commands(DATA), ids=" ".join)
 def test_commands(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     check(words, monkeypatch)
 
@@ -81,6 +82,12 @@ def test_commands(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 def test_links(path: str) -> None:
     if not re.match(r"[a-z]+:", path):
         assert (ROOT / path).exists()
+
+
+@pytest.mark.parametrize("path", sorted({path for path, _ in LINK.findall(DATA)}))
+def test_links_of_the_data_folder(path: str) -> None:
+    if not re.match(r"[a-z]+:", path):
+        assert (ROOT / "data" / path).exists()
 
 
 MISTAKES = [

@@ -16,7 +16,8 @@ from minillama.train.config import read_config
 from minillama.train.log import read_metrics
 
 NAMES = [f"nano-{rung}" for rung in reproduce.RUNGS]
-STEMS = ("figure1_loss_vs_tokens", "figure2_benchmarks", "figure2_perplexity", "inference_budget")
+STEMS = ("data_waterfall", "figure1_loss_vs_tokens", "figure2_benchmarks", "figure2_perplexity",
+         "inference_budget")  # fmt: skip
 FIGURES = [f"{stem}.{kind}" for stem in STEMS for kind in ("csv", "json", "png", "svg")]
 
 
@@ -128,6 +129,13 @@ def test_a_deleted_run_is_made_again(project):
     assert not {path for path in redone - lost if "/evaluations/" in path}
 
 
+def test_without_the_waterfall_the_figures_are_drawn_again(project, monkeypatch):
+    monkeypatch.setattr(reproduce, "figures", lambda **_: "drawn again")
+    assert "drawn again" not in make(project)
+    (project / "figures/data_waterfall.json").unlink()
+    assert "drawn again" in make(project)
+
+
 def test_lost_samples_are_written_again(project):
     before = times(project)
     (project / "runs/nano-65b/samples.json").unlink()
@@ -138,6 +146,9 @@ def test_lost_samples_are_written_again(project):
 
 
 def test_publishing_copies_what_notebook_06_reads(project, monkeypatch):
+    old = project / "data/runs/nano-7b/evaluations/step-00099999.limit-2.json"
+    old.parent.mkdir(parents=True)
+    old.write_text("{}")  # of a longer run, published before
     make(project, "--publish-logs")
     monkeypatch.chdir(project)
     for name in NAMES:
@@ -147,6 +158,8 @@ def test_publishing_copies_what_notebook_06_reads(project, monkeypatch):
         assert teach.published_run(file).read_bytes() == (project / "runs" / file).read_bytes()
     copied = [path for path in (project / "data/runs").rglob("*") if path.is_file()]
     results = sorted((project / "runs").rglob("evaluations/*.json"))
-    assert len(results) == 4 * 2 and len(copied) == 4 * 2 + 2 + len(results)
-    for path in results:
+    rows = [max((project / "runs" / name).glob("evaluations/*.jsonl"))
+            for name in ("nano-7b", "nano-65b")]  # fmt: skip
+    assert len(results) == 4 * 2 and len(copied) == 4 * 2 + 2 + len(results) + len(rows)
+    for path in (*results, *rows):
         assert teach.published_run(path.relative_to(project / "runs")).exists()

@@ -1,4 +1,4 @@
-"""``minillama figures``: Figures 1 and 2 and the inference budget, drawn from run folders.
+"""``minillama figures``: Figures 1 and 2, the inference budget and the corpus, from run folders.
 
 Each is written as png, svg, csv (the numbers drawn) and json (where they come from).
 """
@@ -14,6 +14,7 @@ from minillama.analysis.benchmark_figure import (
     correlations,
     seeds_of,
 )
+from minillama.analysis.data_figure import draw_corpus
 from minillama.analysis.drawing import RC, save
 from minillama.analysis.inference_figure import inference_budget
 from minillama.analysis.ladder import load_runs
@@ -30,6 +31,9 @@ def figures(
 ) -> str:
     """Draw Figures 1 and 2, and the inference budget, from the runs of a ladder, finished or not.
 
+    Beside them the waterfall of the corpus that they were trained on, if it is there; else the
+    answer says so.
+
     Args:
         runs: where the run folders are.
         ladder: nano, mini or full.
@@ -39,13 +43,14 @@ def figures(
 
     Raises:
         ConfigError: an unknown ladder.
-        DataError: a run or all evaluations are missing; the message says what to run. Figure 1
-            and the inference budget need no evaluations and are written first.
+        DataError: a run or all evaluations are missing; the message says what to run. Figure 1,
+            the inference budget and the waterfall need no evaluations and are written first.
     """
     loaded = load_runs(runs, ladder)
     seeds = seeds_of(loaded[0], runs, published)
     command = ["minillama", "figures", "--runs", str(runs), "--ladder", ladder, "--out", str(out)]
     origin = provenance(command, {run.folder.name: run.folder for run in (*loaded, *seeds)})
+    lines = draw_corpus(loaded[-1], out, command)
     with matplotlib.rc_context(RC):
         figure, rows = loss_vs_tokens(loaded)
         written = save(figure, rows, out / "figure1_loss_vs_tokens", origin)
@@ -58,4 +63,5 @@ def figures(
         for stem, x in (("figure2_perplexity", "perplexity"), ("figure2_benchmarks", "tokens")):
             figure = benchmarks(loaded, rows, x)
             written += save(figure, rows, out / stem, origin | {"spearman": found})
-    return "\n".join([*(f"wrote {path}" for path in written), "", correlation_table(found)])
+    lines += [f"wrote {path}" for path in written]
+    return "\n".join([*lines, "", correlation_table(found)])

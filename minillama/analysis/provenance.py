@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from minillama.corpus.shards import open_corpus
 from minillama.errors import MinillamaError
 from minillama.files import sha256
 from minillama.train import checkpoint
@@ -119,4 +120,20 @@ def describe_run(run: Path) -> dict[str, Any]:
         "seed": config.seed,
         "tokens": last["tokens"],
         "tokens_planned": config.total_steps * config.batch_tokens,
+    }
+
+
+def describe_corpus(folder: Path) -> dict[str, Any]:
+    """Which corpus it is; ``data_sha256`` is that of the runs trained on it.
+
+    Raises:
+        DataError: nothing is there, or it is damaged.
+    """
+    corpus = open_corpus(folder, verify=False)
+    return {
+        "name": folder.name,
+        "recipe": corpus.manifest.get("recipe"),
+        "manifest_sha256": sha256(folder / "manifest.json"),
+        "data_sha256": corpus.fingerprint,
+        "sources": corpus.manifest.get("sources"),
     }

@@ -42,7 +42,9 @@ def test_four_files_of_each_figure(drawn, stem):
     told = json.loads((drawn / f"{stem}.json").read_text())
     assert told["figure"] == stem and set(told["runs"]) == set(NAMES)
     assert told["command"].startswith("minillama figures --runs ")
-    assert len(list(drawn.iterdir())) == 4 * len(STEMS)  # and nothing half-written beside them
+    files = {f"{name}.{kind}" for name in (*STEMS, "data_waterfall")
+             for kind in ("png", "svg", "csv", "json")}  # fmt: skip
+    assert {path.name for path in drawn.iterdir()} == files  # and nothing half-written beside them
 
 
 def test_nothing_is_smaller_than_nine_points(trained):
@@ -77,7 +79,7 @@ def test_without_evaluations_figure_1_is_written_all_the_same(runs, tmp_path):
         shutil.rmtree(runs / name / "evaluations")
     with pytest.raises(DataError, match="no run has been evaluated.*evaluate .*nano-7b --checkpoi"):
         figures(runs=runs, out=tmp_path)
-    assert {path.stem for path in tmp_path.glob("*.*")} == {STEMS[0], STEMS[-1]}
+    assert {path.stem for path in tmp_path.glob("*.*")} == {STEMS[0], STEMS[-1], "data_waterfall"}
 
 
 def test_an_unknown_ladder_suggests_the_nearest(runs):

@@ -12,6 +12,7 @@ from tiny import ROOT, tiny_config
 
 from minillama.analysis import provenance as module
 from minillama.analysis.provenance import code, describe_run, hardware, provenance, versions
+from minillama.corpus.shards import open_corpus
 from minillama.train.loop import train
 
 
@@ -34,8 +35,7 @@ def test_the_run_is_identified(run, tiny_corpus):
     for name in ("config.toml", "metrics.jsonl"):
         digest = hashlib.sha256((run / name).read_bytes()).hexdigest()
         assert told[f"{name.split('.')[0]}_sha256"] == digest
-    manifest = (tiny_corpus.folder / "manifest.json").read_bytes()
-    assert told["data_sha256"] == hashlib.sha256(manifest).hexdigest()
+    assert told["data_sha256"] == open_corpus(tiny_corpus.folder).fingerprint
     assert told["tokens"] == told["tokens_planned"] == 12 * 128 and told["parameters"] > 10_000
 
 
