@@ -39,8 +39,9 @@ corpus: setup
 	$(PY) -m minillama data fetch
 	$(PY) -m minillama data build --own-share 0
 
+# Two processes, each with whole files: a notebook's cells share a kernel.
 test: dev corpus
-	$(PY) -m pytest tests --nbval notebooks
+	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests --nbval notebooks
 
 soak: dev
 	$(PY) -m pytest tests -m soak --timeout 7200
