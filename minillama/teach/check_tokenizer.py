@@ -130,3 +130,30 @@ def check_stream(answer: Callable) -> str:
             early = [len("".join(given[: i + 1])) for i in range(len(pieces))]
             expect(early == whole, f"{call}: a character is shown later than with its last byte")
     return "every character appears with its last byte, none in halves"
+
+
+@exercise
+def check_best_vocabulary(answer: Callable) -> str:
+    """``answer(bytes_per_token, body, width)`` is the vocabulary in which a byte costs least."""
+    fertility = {1000: 2.0, 2000: 2.5, 4000: 2.9, 8000: 3.2, 16_000: 3.4}
+
+    def best(tables: int, body: int, width: int) -> int:
+        return min(
+            fertility, key=lambda pieces: (body + tables * pieces * width) / fertility[pieces]
+        )
+
+    for body, width in ((40_000, 32), (1_200_000, 128), (24_000_000, 512), (300_000_000, 1024)):
+        given = answer(dict(fertility), body, width)
+        call = f"best_vocabulary(bytes_per_token, {body:,}, {width})"
+        expect(given is not None, f"{call} is None; replace `return None` by your answer")
+        key = isinstance(given, int) and given in fertility
+        expect(key, f"{call} = {given!r}: return one of the keys {list(fertility)}")
+        right = best(1, body, width)
+        mistakes = {
+            best(2, body, width): "count only the output layer; the input embedding is a look-up",
+            max(fertility): "the tokens are few, but each also meets V d weights of the output",
+            min(fertility): "the tokens are cheap, but count by the byte, not by the token",
+        }
+        hint = mistakes.get(given, f"it should be {right:,}")
+        expect(given == right, f"{call} = {given:,}: {hint}")
+    return "the larger the body, the more pieces pay"
