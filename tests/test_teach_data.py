@@ -1,7 +1,9 @@
 """The checks of notebooks 01 and 02: right answers pass, typical mistakes are named."""
 
 import codecs
+import difflib
 import hashlib
+import itertools
 import math
 import random
 from collections.abc import Callable
@@ -51,6 +53,31 @@ def similarity(kind: str) -> Callable:
         if kind == "zero":
             return len(mine & theirs) / len(mine | theirs)
         return len(mine & theirs) / max(1, len(mine | theirs))
+
+    return answer
+
+
+def longest_run(kind: str) -> Callable:
+    def answer(first: str, second: str) -> int | list[str]:
+        a, b = (text if kind == "capitals" else text.lower() for text in (first, second))
+        if kind != "letters":
+            a, b = a.split(), b.split()
+        if kind == "any order":
+            return len(set(a) & set(b))
+        if kind == "same place":
+            equal = "".join(
+                "x" if left == right else " " for left, right in zip(a, b, strict=False)
+            )
+            return max(map(len, equal.split(" ")))
+        matcher = difflib.SequenceMatcher(None, a, b, autojunk=False)
+        if kind == "gaps":
+            table = {(i, j): 0 for i in range(-1, len(a)) for j in range(-1, len(b))}
+            for i, j in itertools.product(range(len(a)), range(len(b))):
+                either = max(table[i - 1, j], table[i, j - 1])
+                table[i, j] = table[i - 1, j - 1] + 1 if a[i] == b[j] else either
+            return table[len(a) - 1, len(b) - 1]
+        found = matcher.find_longest_match()
+        return a[found.a : found.a + found.size] if kind == "words" else found.size
 
     return answer
 
@@ -116,6 +143,7 @@ RIGHT = [
     ("check_similarity", similarity("right")),
     ("check_held_out", held_out("right")),
     ("check_rank_sequences", rank_sequences("right")),
+    ("check_longest_run", longest_run("right")),
     ("check_merge", merge("right")),
     ("check_fall_back", lambda character: [3 + byte for byte in character.encode()]),
     ("check_bits_per_byte", lambda loss, tokens, size: loss / math.log(2) * tokens / size),
@@ -142,6 +170,12 @@ MISTAKES = [
     ("check_rank_sequences", rank_sequences("strided"), "unbroken stretch"),
     ("check_rank_sequences", rank_sequences("everything"), "sequences each"),
     ("check_rank_sequences", rank_sequences("short step"), "missing"),
+    ("check_longest_run", longest_run("letters"), "letters in a row"),
+    ("check_longest_run", longest_run("capitals"), "capitals do not count"),
+    ("check_longest_run", longest_run("any order"), "must stand in a row"),
+    ("check_longest_run", longest_run("gaps"), "without others"),
+    ("check_longest_run", longest_run("same place"), "different places"),
+    ("check_longest_run", longest_run("words"), "how many words"),
     ("check_merge", merge("in place"), "build a new one"),
     ("check_merge", merge("text"), "should be a list"),
     ("check_merge", merge("letters"), "should be"),

@@ -20,6 +20,7 @@ from minillama.teach.check_benchmarks import (
 )
 from minillama.teach.check_data import (
     check_held_out,
+    check_longest_run,
     check_rank_sequences,
     check_similarity,
     check_unique_tokens,
@@ -60,8 +61,15 @@ from minillama.teach.check_parallel import (
     check_sharded_bytes,
     check_split_feed_forward,
 )
+from minillama.teach.check_recipes import (
+    check_choose_bands,
+    check_expand_macro,
+    check_nested_templates,
+    check_sorted_answers,
+)
 from minillama.teach.check_rotary import check_half_split, check_interpolation, check_slowest_turn
 from minillama.teach.check_tokenizer import (
+    check_best_vocabulary,
     check_bits_per_byte,
     check_fall_back,
     check_merge,
@@ -75,6 +83,12 @@ from minillama.teach.check_training import (
     check_trapezoid,
     check_windows,
 )
+from minillama.teach.check_web import (
+    check_buckets,
+    check_line_key,
+    check_spans,
+    check_threshold,
+)
 from minillama.teach.display import COLOURS, show, start
 from minillama.teach.proof import agreement, relative_error
 from minillama.teach.published import published_run
@@ -87,10 +101,14 @@ __all__ = [
     "check_answer_rule",
     "check_band",
     "check_best_size",
+    "check_best_vocabulary",
     "check_bits_per_byte",
     "check_break_even_batch",
+    "check_buckets",
     "check_cache_bytes",
+    "check_choose_bands",
     "check_crossover",
+    "check_expand_macro",
     "check_exponential_mean",
     "check_fall_back",
     "check_fit",
@@ -104,12 +122,15 @@ __all__ = [
     "check_layer_norm",
     "check_layer_norm_backward",
     "check_level_each",
+    "check_line_key",
     "check_llama3",
+    "check_longest_run",
     "check_loss_gradient",
     "check_merge",
     "check_merge_attention",
     "check_mesh_choice",
     "check_mesh_sequences",
+    "check_nested_templates",
     "check_noise",
     "check_pair_order",
     "check_paired_error",
@@ -123,10 +144,13 @@ __all__ = [
     "check_shifted_accuracy",
     "check_similarity",
     "check_slowest_turn",
+    "check_sorted_answers",
+    "check_spans",
     "check_split_feed_forward",
     "check_stream",
     "check_streaming_attention",
     "check_temperature",
+    "check_threshold",
     "check_tokens_to_reach",
     "check_top_p",
     "check_training_days",

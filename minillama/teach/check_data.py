@@ -154,3 +154,68 @@ def check_rank_sequences(answer: Callable) -> str:
         missing, foreign = sorted(set(right) - set(joined)), sorted(set(joined) - set(right))
         expect(joined == right, f"{call}: missing {missing[:5]}, of other steps {foreign[:5]}")
     return "no gap and no overlap, on 1, 2, 4 and 8 processes"
+
+
+def _longest_run(first: list, second: list) -> int:
+    """The longest stretch that two sequences share, by the usual table."""
+    best, above = 0, [0] * (len(second) + 1)
+    for here in first:
+        row = [0] * (len(second) + 1)
+        for j, there in enumerate(second):
+            row[j + 1] = above[j] + 1 if here == there else 0
+        best, above = max(best, *row), row
+    return best
+
+
+@exercise
+def check_longest_run(answer: Callable) -> str:
+    """``answer(first, second) -> most words in a row that both texts have``."""
+    song = "row row row your boat gently down the stream"
+    pairs = [
+        ("what goes up must come down", "he said what goes up must fall", 4),
+        ("to be or not", "not or be to", 1), ("One two THREE four", "one TWO three five", 3),
+        ("a b c d e", "a x b y c z", 1), (song, "down the stream row row row your boat", 5),
+        (song, "row row", 2), ("cat", "catalogue", 0), ("", "nothing here", 0),
+        (f"{song} . {song} merrily", f"he sang {song} merrily", 10),
+    ]  # fmt: skip
+    for first, second, right in pairs:
+        mine, theirs = first.lower().split(), second.lower().split()
+        call, given = f"longest_run({first!r}, {second!r})", answer(first, second)
+        common = len(set(mine) & set(theirs))
+        expect(
+            not isinstance(given, str | list | tuple), f"{call}: return how many words, a number"
+        )
+        wrong = {
+            _longest_run(list(first.lower()), list(second.lower())): "those are letters in a row;"
+            " count words",
+            _longest_run(first.split(), second.split()): "capitals do not count: compare in lower"
+            " case",
+            common: "those are words that both texts have; they must stand in a row",
+            _in_order(mine, theirs): "those words stand in the same order, but not without others"
+            " between them",
+            _at_one_place(mine, theirs): "a run may stand at different places of the two texts",
+        }  # fmt: skip
+        for value, hint in wrong.items():
+            expect(value == right or not is_number(given, value), f"{call}: {hint}")
+        same_number(given, right, call)
+    return "a document shares a run of 13 words with an exam if this is 13 or more"
+
+
+def _in_order(first: list[str], second: list[str]) -> int:
+    """The longest common subsequence, in which other words may stand between."""
+    above = [0] * (len(second) + 1)
+    for here in first:
+        row = [0]
+        for j, there in enumerate(second):
+            row.append(above[j] + 1 if here == there else max(above[j + 1], row[j]))
+        above = row
+    return above[-1]
+
+
+def _at_one_place(first: list[str], second: list[str]) -> int:
+    """The longest run that stands at the same place of both."""
+    best = now = 0
+    for here, there in zip(first, second, strict=False):
+        now = now + 1 if here == there else 0
+        best = max(best, now)
+    return best

@@ -1,0 +1,178 @@
+"""Checks for the exercises of notebook 01b (cleaning the web)."""
+
+import math
+import random
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from minillama.teach.check_data import _without_string_hash
+from minillama.teach.checking import exercise, expect
+
+SAME_LINES = (
+    ("See also", "SEE ALSO", "in case"),
+    ("Straße", "STRASSE", "in case (casefold knows that ß is ss)"),
+    ("Copyright, the authors", "copyright the authors.", "in punctuation"),
+    ("  • Up: Home", "Up Home", "in punctuation and spaces"),
+    ("a table", "atable", "in spaces"),
+    ("Release 2.1.9 of May 16", "Release 2.0.7 of May 28", "in which digits they have"),
+)
+OTHER_LINES = (
+    ("Up: Home", "Home", "words that differ"),
+    ("listen", "silent", "the same letters in another order"),
+    ("Chapter", "Chapter 1", "a line with a digit and one without: read digits as 0, keep them"),
+    ("Version 2", "Version 10", "one digit and two: read each as 0, keep them all"),
+)
+
+
+@exercise
+def check_line_key(answer: Callable) -> str:
+    """``answer(line) -> the 64-bit key by which a line is known again``."""
+    with _without_string_hash():
+        first = answer("See also")
+        expect(first is not None, "your function returned None; return a number")
+        whole = isinstance(first, int | np.integer) and not isinstance(first, bool)
+        expect(whole, f"return a whole number, not a {type(first).__name__}")
+        for one, other, how in SAME_LINES:
+            same = answer(one) == answer(other)
+            expect(same, f"{one!r} and {other!r} differ only {how}: their keys must be equal")
+        for one, other, why in OTHER_LINES:
+            hint = f"{one!r} and {other!r} must have different keys: {why}"
+            expect(answer(one) != answer(other), hint)
+        keys = [int(answer(f"line {'abcdefghij'[i % 10] * (i // 10 + 1)}")) for i in range(500)]
+        expect(min(keys) >= 0 and max(keys) < 2**64, "a key must be from 0 to 2**64 - 1")
+        expect(max(keys) >= 2**60, "the keys are too small: use all 64 bits, lines are many")
+        expect(len(set(keys)) == len(keys), "different lines have the same key")
+    return "8 bytes stand for a line of any length, on every machine"
+
+
+def _without_spans(pages: list[list[str]]) -> list[list[str]]:
+    met: set[tuple[str, ...]] = set()
+    result = []
+    for page in pages:
+        gone: set[int] = set()
+        for i in range(len(page) - 2):
+            span = tuple(page[i : i + 3])
+            if span in met:
+                gone |= {i, i + 1, i + 2}
+            met.add(span)
+        result.append([line for i, line in enumerate(page) if i not in gone])
+    return result
+
+
+SPAN_CASES = (
+    ("two pages without a common sentence", [list("abcd"), list("wxyz")]),
+    ("two pages that share two sentences in a row", [list("abcd"), list("xbcy")]),
+    ("the same three sentences in another order", [list("abc"), list("cab")]),
+    ("a page that takes over three sentences", [list("abcde"), list("xbcdy")]),
+    ("a page that takes over five sentences", [list("abcdefg"), list("xbcdefy")]),
+    ("a page that repeats itself", [list("abcxabc")]),
+    ("a sentence four times", [list("aaaa")]),
+    ("pages of one and two sentences", [list("ab"), list("ab"), ["a"], []]),
+    ("three copies of a page", [list("abcd"), list("abcd"), list("abcd")]),
+    ("a span over the border of two pages", [list("ab"), list("cd"), list("abcd")]),
+)
+
+
+@exercise
+def check_spans(answer: Callable) -> str:
+    """``answer(pages) -> the pages without repeated spans of three sentences``."""
+    for case, pages in SPAN_CASES:
+        given = answer([list(page) for page in pages])
+        expect(given is not None, "your function returned None; return a list of pages")
+        right = _without_spans(pages)
+        counted = isinstance(given, list | tuple) and len(given) == len(pages)
+        expect(counted, f"{case}: return a list of as many pages as were given, empty ones too")
+        given = [list(page) for page in given]
+        untouched = right[0] != pages[0] or given[0] == pages[0]
+        expect(untouched, f"{case}: nothing goes from the first: the first copy of a span stays")
+        kept, wanted = sum(map(len, given)), sum(map(len, right))
+        expect(kept >= wanted, f"{case}: too many sentences are gone: {given} from {pages}")
+        expect(kept <= wanted, f"{case}: too few sentences are gone: {given} from {pages}")
+        expect(given == right, f"{case}: {given} from {pages}, which should be {right}")
+    return "a quotation of three sentences goes, two in common may stay"
+
+
+def _pages(mean_surprises: Sequence[float], lengths: Sequence[int]) -> list[list[float]]:
+    """Pages with a given mean surprise and length; single pieces vary around the mean."""
+    draw = random.Random(0)
+    pages = []
+    for mean, length in zip(mean_surprises, lengths, strict=True):
+        around = [draw.uniform(-0.1, 0.1) for _ in range(length)]
+        shift = sum(around) / length
+        pages.append([-(mean + x - shift) for x in around])
+    return pages
+
+
+NAMES = ("head", "middle", "tail")
+
+
+@exercise
+def check_buckets(answer: Callable) -> str:
+    """``answer(log_probabilities) -> the bucket of each page``."""
+    surprises = [4.0, 1.0, 2.5, 3.5, 1.5, 3.0, 5.0, 2.0, 4.5]
+    right = [NAMES[int(rank) // 3] for rank in np.argsort(np.argsort(surprises))]
+    equal = _pages(surprises, [20] * 9)
+    _compare(answer(equal), right, "nine pages of 20 pieces")
+    lengths = [5, 60, 40, 8, 50, 10, 4, 45, 6]  # the longer, the less surprising
+    by_sum = "divide by the number of pieces: a long page is not worse for being long"
+    _compare(answer(_pages(surprises, lengths)), right, "nine pages of 4 to 60 pieces", by_sum)
+    spiky = [[-2.0] * 8, [-0.5] * 7 + [-20.0], [-1.0] * 8]
+    hint = "take the mean of the logarithms, not of the probabilities"
+    _compare(answer(spiky), ["middle", "tail", "head"], "a page with one great surprise", hint)
+    hint = "a page without pieces is 'tail', and the others are cut into thirds without it"
+    _compare(answer([[], *equal]), ["tail", *right], "one page without pieces", hint)
+    return "a third each, and the unreadable at the end"
+
+
+def _compare(given: Sequence[str] | None, right: list[str], case: str, hint: str = "") -> None:
+    expect(given is not None, "your function returned None; return a list of names")
+    given = list(given)
+    known = len(given) == len(right) and all(name in NAMES for name in given)
+    expect(known, f"{case}: return one of {', '.join(NAMES)} for each page")
+    turned = [NAMES[::-1][NAMES.index(name)] for name in right]
+    expect(given != turned or given == right,
+           f"{case}: upside down: head is what surprises least")  # fmt: skip
+    expect(given == right, f"{case}: {given}, which should be {right}. {hint}".rstrip(". "))
+
+
+def _quality(scores: list[float], labels: list[int], threshold: float) -> tuple[float, int]:
+    """The precision of the pages kept, and how many references are among them."""
+    kept = [label for score, label in zip(scores, labels, strict=True) if score >= threshold]
+    return (sum(kept) / len(kept) if kept else 1.0), sum(kept)
+
+
+THRESHOLD_CASES = (
+    ([0.9, 0.8, 0.7, 0.6, 0.3, 0.2], [1, 1, 0, 1, 0, 0], 0.7),
+    ([0.2, 0.6, 0.9, 0.3, 0.8, 0.7], [0, 1, 1, 0, 1, 0], 1.0),
+    ([0.9, 0.8, 0.7, 0.6, 0.5, 0.4], [0, 1, 1, 1, 1, 0], 0.75),
+    ([0.4, 0.3, 0.2, 0.1], [1, 1, 0, 0], 0.9),
+    ([0.9, 0.5, 0.5, 0.5, 0.1], [1, 1, 1, 0, 0], 0.75),
+    ([0.9, 0.8, 0.7], [0, 1, 0], 0.8),
+)
+
+
+@exercise
+def check_threshold(answer: Callable) -> str:
+    """``answer(scores, labels, precision) -> the threshold with most references kept``."""
+    for scores, labels, wanted in THRESHOLD_CASES:
+        given = answer(list(scores), list(labels), wanted)
+        call = f"scores {scores}, labels {labels}, precision {wanted:g}"
+        expect(given is not None, "your function returned None; return a threshold")
+        numeric = isinstance(given, int | float | np.number) and not math.isnan(given)
+        expect(numeric, f"{call}: return a number, not {given!r}")
+        reached = [_quality(scores, labels, t) for t in scores]
+        best = max((n for p, n in reached if p >= wanted), default=0)
+        precision, kept = _quality(scores, labels, float(given))
+        if not best:
+            expect(given == math.inf, f"{call}: no threshold will do; return math.inf")
+            continue
+        expect(precision >= wanted, f"{call}: at {given:g} the precision is only {precision:.2f}")
+        strict = sum(label for s, label in zip(scores, labels, strict=True) if s > given)
+        lost = "" if strict == kept else " (a page is kept if score >= threshold)"
+        hint = (
+            f"{call}: at {given:g} you keep {kept} references, and {best} are possible{lost}; "
+            "precision may rise again further down, so look at every score"
+        )
+        expect(kept == best, hint)
+    return "as lenient as the wanted precision allows"
