@@ -1,13 +1,17 @@
 """Checks for the exercises of notebook 01 (data)."""
 
-import builtins
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import numpy as np
 
 from minillama.paper import TABLE1
-from minillama.teach.checking import NotYet, exercise, expect, is_number, same_number
+from minillama.teach.checking import (
+    exercise,
+    expect,
+    is_number,
+    same_number,
+    without_string_hash,
+)
 
 
 @exercise
@@ -77,31 +81,11 @@ def check_similarity(answer: Callable) -> str:
     return "1 for equal texts, 0 for strangers, and close to 1 for the copy that a hash overlooks"
 
 
-@contextmanager
-def _without_string_hash() -> Iterator[None]:
-    """Forbid ``hash(str)``, whose value changes from one Python process to the next."""
-    original = builtins.hash
-
-    def guarded(value: object) -> int:
-        if isinstance(value, str | bytes):
-            raise NotYet(
-                "hash() of a string differs from one Python process to the next: the "
-                "split would change on every run; use hashlib"
-            )
-        return original(value)
-
-    builtins.hash = guarded
-    try:
-        yield
-    finally:
-        builtins.hash = original
-
-
 @exercise
 def check_held_out(answer: Callable) -> str:
     """``answer(text, share) -> bool``: does this document belong to the validation split?"""
     texts = [f"Document {i}. It tells of {i % 7} ships and {i * i} stars." for i in range(3000)]
-    with _without_string_hash():
+    with without_string_hash():
         first = [answer(text, 0.1) for text in texts]
         expect(first[0] is not None, "your function returned None; return True or False")
         binary = all(isinstance(flag, bool | np.bool_) for flag in first)

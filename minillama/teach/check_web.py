@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from minillama.teach.check_data import _without_string_hash
-from minillama.teach.checking import exercise, expect
+from minillama.teach.checking import exercise, expect, without_string_hash
 
 SAME_LINES = (
     ("See also", "SEE ALSO", "in case"),
@@ -28,7 +27,7 @@ OTHER_LINES = (
 @exercise
 def check_line_key(answer: Callable) -> str:
     """``answer(line) -> the 64-bit key by which a line is known again``."""
-    with _without_string_hash():
+    with without_string_hash():
         first = answer("See also")
         expect(first is not None, "your function returned None; return a number")
         whole = isinstance(first, int | np.integer) and not isinstance(first, bool)
