@@ -18,6 +18,8 @@ from minillama.errors import ConfigError, MinillamaError, nearest
 
 HELP = ("-h", "--help", "help")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+OF_PATHS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST,
+            errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG)  # fmt: skip
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -352,7 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.errno in DISK_FULL:
             drop_output()
             fail(f"the disk is full ({where}). Make room and run again.", 1)
-        if not isinstance(error, PermissionError | NotADirectoryError | IsADirectoryError):
+        if error.errno not in OF_PATHS:
             raise
         fail(f"{where}: {error.strerror}. Check the path and its permissions.", 1)
     except Exception as error:

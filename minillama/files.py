@@ -1,6 +1,7 @@
 """Files that are either whole or absent: write aside, flush to disk, rename."""
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -49,6 +50,23 @@ def remove(path: Path) -> None:
         path.rmdir()
     else:
         path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Keep other builds out of a folder; the system lifts the lock of a process that died.
+
+    Raises ``DataError`` if another is at work there.
+    """
+    path = folder.with_name(f".{folder.name}.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no worker inherits it
+        except (BlockingIOError, PermissionError):
+            what = f"another build is at work in {folder}"
+            raise DataError(what, "wait for its end, or choose another --name") from None
+        yield
 
 
 def write_text(path: str | Path, text: str) -> None:

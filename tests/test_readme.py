@@ -97,7 +97,7 @@ MISTAKES = [
     "python -m minillama.train --presett nano-7b",
     "torchrun --standalone -m minillama.train --tokns 3",
     'minillama tokenizer encode tokenizer.model "The 1 language model"',
-    "minillama data trace data/corpus/nano books",
+    "minillama data trace",
     "minillama data trace data/corpus/nano books first",
     "minillama evaluate",
     "minillama plan 65b --gpus many",

@@ -92,7 +92,7 @@ def data_waterfall(manifest: dict[str, Any], budget: int) -> tuple[Figure, Rows]
     height = TOP + BOTTOM + ROW * len(names)
     part = ROW * len(names) / height
     with matplotlib.rc_context(RC):
-        figure = Figure(figsize=(WIDTH, height))
+        figure = Figure(figsize=(WIDTH, height), layout="none")
         ends = (LEFT, LEFT + BARS, LEFT + BARS + SHARES, WIDTH - RIGHT)
         bars, shares, dots = panels = [
             figure.add_axes((x / WIDTH, BOTTOM / height, (end - x) / WIDTH, part))

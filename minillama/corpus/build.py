@@ -8,9 +8,9 @@ stopped goes on where it was.
 
 import hashlib
 import inspect
+import math
+import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -28,6 +28,7 @@ from minillama.corpus import (
     choose,
     clean,
     contamination,
+    damage,
     document,
     github,
     heuristics,
@@ -36,10 +37,13 @@ from minillama.corpus import (
     macros,
     mixture,
     near_duplicates,
+    ngram,
     own,
     posts,
     quality,
     recipes,
+    scan,
+    seen,
     stackexchange,
     steps,
     warc,
@@ -50,20 +54,21 @@ from minillama.corpus.clean import Workshop, clean_slice, index_benchmarks, read
 from minillama.corpus.contamination import Index
 from minillama.corpus.mixture import OWN_SLICE
 from minillama.corpus.own import OWN_FOLDER
+from minillama.corpus.pool import pool
 from minillama.corpus.recipes import RECIPES, SIZES
 from minillama.corpus.shards import TokenFile, open_corpus, read_documents, write_tokens
 from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.corpus.steps import Around
 from minillama.corpus.waterfall import SPLITS, Row, summary, table1, waterfall_table
 from minillama.errors import ConfigError, DataError, nearest
-from minillama.files import read_json, remove, sha256, write_json
+from minillama.files import alone_in, read_json, remove, sha256, write_json
 from minillama.paper import TABLE1
 from minillama.tokenizer import Tokenizer, train_tokenizer
 
 CODE = (
-    archive, arxiv, benchmarks, books, c4, choose, clean, contamination, document, github,
-    heuristics, language, licences, macros, mixture, near_duplicates, posts, quality, recipes,
-    stackexchange, steps, warc, web, wikipedia,
+    archive, arxiv, benchmarks, books, c4, choose, clean, contamination, damage, document, github,
+    heuristics, language, licences, macros, mixture, near_duplicates, ngram, posts, quality,
+    recipes, scan, seen, stackexchange, steps, warc, web, wikipedia,
 )  # fmt: skip
 """What the corpus depends on: a change in any of them builds it again."""
 
@@ -104,7 +109,7 @@ def build(
         raise ConfigError(f"unknown recipe '{recipe}'", nearest(recipe, SIZES))
     slice_mb = SIZES[recipe].slice_mb if slice_mb is None else slice_mb
     budget = SIZES[recipe].budget if budget is None else budget
-    _check(name, vocab_size, slice_mb, own_share, workers)
+    _check(name, vocab_size, slice_mb, own_share, workers, budget)
     folder, own_texts = data / "corpus" / name, data / OWN_FOLDER
     if not own_share or not own_texts.exists():
         own_texts, own_share = None, 0.0
@@ -115,9 +120,20 @@ def build(
         if manifest.get("fingerprint") == wanted:
             open_corpus(folder)
             return told(manifest, budget)
+    around = Around(sources, downloads, scratch=folder / "work")
+    with alone_in(folder):
+        return told(_build(folder, around, own_texts, wanted, settings, workers), budget)
+
+
+def _build(
+    folder: Path, around: Around, own_texts: Path | None, wanted: str, settings: tuple, workers: int
+) -> dict[str, Any]:
+    """Build a corpus in ``folder``, where nobody else does; returns its manifest."""
+    recipe, slice_mb, vocab_size, own_share = settings
+    sources, downloads = around.sources, around.downloads
     for source in load_sources(sources):
         source.find(downloads)  # complain before the old corpus goes
-    shop = Workshop(folder / "work", Around(sources, downloads, scratch=folder / "work"))
+    shop = Workshop(folder / "work", around)
     _make_room(folder, wanted)
     waterfalls = build_text(folder, shop, recipe, own_texts, slice_mb, workers)
     with_text = [n for n in waterfalls if (folder / f"text/{n}.train.jsonl").stat().st_size]
@@ -139,7 +155,7 @@ def build(
     }
     write_json(folder / "manifest.json", manifest)
     remove(shop.folder)
-    return told(manifest, budget)
+    return manifest
 
 
 def told(manifest: dict[str, Any], budget: int) -> str:
@@ -149,6 +165,9 @@ def told(manifest: dict[str, Any], budget: int) -> str:
         f"checked against {looked:,} examples of {len(manifest['benchmarks'])} benchmarks "
         f"({', '.join(manifest['benchmarks']) or 'there is no evaluation package'})"
     )
+    lacking = [name for name in benchmarks.ALL if name not in manifest["benchmarks"]]
+    if manifest["benchmarks"] and lacking:
+        checked += f"\nnot checked against, as they are not here: {', '.join(lacking)}"
     return f"{table1(manifest, budget)}\n\n{waterfall_table(manifest)}\n{checked}"
 
 
@@ -163,13 +182,15 @@ def _make_room(folder: Path, wanted: str) -> None:
         remove(aside)
 
 
-def _check(name: str, vocab_size: int, slice_mb: float, own_share: float, workers: int) -> None:
+def _check(
+    name: str, vocab_size: int, slice_mb: float, own_share: float, workers: int, budget: int
+) -> None:
     if name in ("", ".", "..") or Path(name).name != name:
         raise ConfigError(f"name = '{name}' is no folder name", "use letters and digits")
     if vocab_size < 300:
         raise ConfigError(f"vocab_size = {vocab_size}", "256 pieces are bytes: take 300 or more")
-    if slice_mb <= 0 or workers < 1:
-        raise ConfigError("slice_mb and workers must be above 0")
+    if not 0 < slice_mb < math.inf or workers < 1 or budget < 1:
+        raise ConfigError("slice_mb, workers and budget must be above 0 and finite")
     if not 0 <= own_share < 1:
         raise ConfigError(f"own_share = {own_share}", "choose a fraction from 0 to below 1")
 
@@ -189,10 +210,10 @@ def fingerprint(
     for code in (*CODE, own.readable, own.own_documents, sample, train_tokenizer):
         digest.update(inspect.getsource(code).encode())
     for path in chain.from_iterable(benchmarks.local_files(downloads).values()):
-        digest.update(f"{path.name} {sha256(path)}".encode())
+        digest.update(f"{path.name} {sha256(path)}".encode(errors="replace"))
     for path in sorted(own_texts.rglob("*.txt")) if own_texts else ():
         if path.is_file():
-            digest.update(f"{path.relative_to(own_texts)} {sha256(path)}".encode())
+            digest.update(f"{path.relative_to(own_texts)} {sha256(path)}".encode(errors="replace"))
     return digest.hexdigest()
 
 
@@ -200,17 +221,10 @@ def in_parallel(jobs: list[Callable[[], Any]], workers: int, what: str, unit: st
     """The results of all jobs, in their order; one worker is this process itself.
 
     Raises:
-        DataError: a process was killed, perhaps because memory ran out.
+        DataError: a process was killed, or there is no memory left.
     """
-    bar = partial(tqdm, total=len(jobs), desc=what, unit=unit)
-    if workers == 1:
-        return list(bar(job() for job in jobs))
-    try:
-        with ProcessPoolExecutor(workers) as pool:
-            return list(bar(pool.map(_call, jobs)))
-    except BrokenProcessPool:
-        what = f"a process was killed in the stage '{what}'"
-        raise DataError(what, "run again: what was done is kept; or take fewer workers") from None
+    with pool(workers, what) as run:
+        return list(tqdm(run(_call, jobs), total=len(jobs), desc=what, unit=unit))
 
 
 def _call(job: Callable[[], Any]) -> Any:
@@ -293,28 +307,65 @@ def encode_split(folder: Path, name: str, split_name: str, model: bytes) -> Path
 
 def trace(
     corpus: Positional[Path],
-    slice: Positional[str],
-    offset: Positional[int],
+    slice: Positional[str] = "",
+    offset: Positional[int] = -1,
     split: Literal["train", "valid"] = "train",
 ) -> str:
     """Where a token of the corpus comes from: package, version, file and document.
 
     Args:
-        corpus: the corpus's folder.
+        corpus: the corpus's folder; or SHARD:OFFSET, a file of tokens/ and the token's number in
+            it, and nothing else.
         slice: the slice.
-        offset: the token's number in the slice's shards.
+        offset: the token's number in the slice's shards, all together.
         split: train or valid.
+
+    Raises:
+        DataError: there is no such corpus, slice, shard or token.
     """
+    if not slice:
+        corpus, slice, split, offset = _place_of(corpus)
+    elif offset < 0:
+        what = f"{corpus} {slice}: the token's number is missing, or below 0"
+        raise DataError(what, f"write {corpus} {slice} 123")
     opened = open_corpus(corpus, verify=False)
     if slice not in opened.weights or split not in SPLITS:
         raise DataError(f"{corpus} has no {slice}.{split}", f"it has {', '.join(opened.slices)}")
     file = (opened.train if split == "train" else opened.valid)[slice]
     number = file.find(offset)
-    records = read_documents(corpus / "text" / f"{slice}.{split}.jsonl")
-    record = next(r for i, r in enumerate(records) if i == number)
+    path = corpus / "text" / f"{slice}.{split}.jsonl"
+    record = next((r for i, r in enumerate(read_documents(path)) if i == number), None)
+    if record is None:
+        raise DataError(f"{path} has no document {number}", "delete the corpus and build it again")
     begin = int(file.offsets[number])
     near = opened.tokenizer().decode(file.document(number)[offset - begin :][:12])
     return (
         f"{record['source']}  {record['path']}\n"
         f"document {number} ({record['id']}), token {offset - begin}: {near!r}"
     )
+
+
+SHARD = re.compile(
+    r"(?P<shard>(?P<slice>\w+)(\.part\d+)?\.(?P<split>train|valid)\.\d+\.bin):(?P<at>\d+)"
+)
+
+
+def _place_of(path: Path) -> tuple[Path, str, str, int]:
+    """Corpus, slice, split and token of ``CORPUS/tokens/books.train.00000.bin:123``."""
+    found = SHARD.fullmatch(path.name)
+    if found is None:
+        what = f"'{path}' is no SHARD:OFFSET, and no slice and offset follow it"
+        mend = (
+            "write data/corpus/nano/tokens/books.train.00000.bin:123, or data/corpus/nano books 123"
+        )
+        raise DataError(what, mend)
+    index = path.with_name(f"{found['slice']}.{found['split']}.json")
+    begin = 0
+    for shard in read_json(index)["shards"]:
+        if shard["file"] == found["shard"]:
+            if int(found["at"]) >= shard["tokens"]:
+                what = f"{path.parent / found['shard']} has {shard['tokens']} tokens"
+                raise DataError(f"{what}, not {found['at']}", "lower it")
+            return path.parent.parent, found["slice"], found["split"], begin + int(found["at"])
+        begin += shard["tokens"]
+    raise DataError(f"{index} has no shard {found['shard']}", "look into its folder")

@@ -13,26 +13,36 @@ from minillama.corpus.waterfall import Row
 
 UNDERLINE = re.compile(r"^([=\-~^\"'`#*+.:_])\1{2,}\s*$", re.M)
 TARGET = re.compile(
-    r"^\s*\.\. (_[^:]+:.*|\|.*\|.*|\[.*\].*|index::.*|module::.*|currentmodule::.*)$", re.M
+    r"^\s*+(\.\. (?:_[^:]{1,1000}:.*|\|.*\|.*|\[.*\].*|(?:index|module|currentmodule)::.*)$)?", re.M
 )
+"""Where nothing of the kind follows, blanks are matched all the same: they are looked at once."""
 DIRECTIVE = re.compile(r"^( *)\.\. ?([\w:-]*?)::(.*)$", re.M)
 COMMENT = re.compile(r"^\.\. (?![\w:-]+::)[^\n]*(\n[ \t]+[^\n]*)*", re.M)
 OPTION = re.compile(r"^[ \t]+:[\w-]+:(?!`).*$", re.M)
-ROLE = re.compile(r":[\w:+.-]+:`~?!?([^`]*)`")
-LINK = re.compile(r"`([^`<]+?)\s*<[^`>]+>`_{1,2}")
+ROLE = re.compile(r"(?<![\w:+.-])([\w+.-]*+):[\w:+.-]+:`~?!?([^`]*)`")
+LINK = re.compile(r"`([^`<]+)<[^`>]+>`_{1,2}")
 
 
 def strip_rst(text: str) -> str:
     """reStructuredText as readable prose: headings, paragraphs and code without the markup."""
     text = text.replace("\r\n", "\n")
-    text = COMMENT.sub("", TARGET.sub("", text))
+    text = COMMENT.sub("", TARGET.sub(lambda m: "" if m[1] else m[0], text))
     text = DIRECTIVE.sub(lambda m: m[1] + (m[3].strip() if m[2] not in HIDDEN else ""), text)
     text = UNDERLINE.sub("", OPTION.sub("", text))
-    text = ROLE.sub(lambda m: re.sub(r"\s*<[^>]*>$", "", m[1]), text)
-    text = LINK.sub(r"\1", text)
+    text = ROLE.sub(lambda m: m[1] + _label(m[2]), text)
+    text = LINK.sub(lambda m: m[1].rstrip() or m[1][0], text)
     text = re.sub(r"``([^`]+)``|`([^`]+)`_{0,2}", lambda m: m[1] or m[2], text)
     text = re.sub(r"\*\*([^*\n]+)\*\*|(?<!\w)\*([^*\n]+)\*(?!\w)", lambda m: m[1] or m[2], text)
     return tidy(re.sub(r"::[ \t]*$", ":", text, flags=re.M))
+
+
+def _label(role: str) -> str:
+    """What a role shows: ``text <target>`` without the target."""
+    label = role.removesuffix("\n")
+    opening = label.find("<", label.rfind(">", 0, -1) + 1)
+    if opening < 0 or not label.endswith(">"):
+        return role
+    return label[:opening].rstrip() + role[len(label) :]
 
 
 HIDDEN = {
@@ -60,17 +70,17 @@ def unwrap(text: str) -> str:
     A line goes on with the one before if that is long and its text begins in the same column;
     lists, headings and most code keep their lines.
     """
-    joined: list[str] = []
+    paragraphs: list[list[str]] = []
     column, length = 0, 0
     for line in text.split("\n"):
         item = ITEM.match(line)[0]
         if length >= WRAPPED and line and not item.strip() and len(item) == column:
-            joined[-1] += " " + line.strip()
+            paragraphs[-1].append(line.strip())
         else:
-            joined.append(line)
+            paragraphs.append([line])
             column = len(item)
         length = len(line)
-    return "\n".join(joined)
+    return "\n".join(map(" ".join, paragraphs))
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,11 @@ class Document:
         return hashlib.sha256(" ".join(plain.split()).encode()).hexdigest()
 
 
+def no_surrogates(text: str) -> str:
+    """Half characters, which file names and some formats have, become question marks."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
 class Dropped(NamedTuple):
     """What a step returns in a document's place when it leaves the document out."""
 

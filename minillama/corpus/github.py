@@ -15,7 +15,8 @@ from minillama.corpus.steps import Around, Reread, Step, Work, changed
 from minillama.corpus.waterfall import Row
 
 LICENCE_HEADER = re.compile(
-    r"\A(#!.*\n)?((#[^\n]*)?\n)*?(#[^\n]*(copyright|licen[cs]e)[^\n]*\n)(#[^\n]*\n)*", re.I
+    r"\A(#!.*\n)?((#[^\n]*)?\n)*?(#(?=[^\n]*\n)[^\n]*(copyright|licen[cs]e)[^\n]*\n)(#[^\n]*\n)*",
+    re.I,
 )
 MAX_LINE, MEAN_LINE, MIN_ALNUM = 1_000, 100, 0.25
 MIN_CHARACTERS = 200

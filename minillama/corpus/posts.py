@@ -8,6 +8,7 @@ are brought together in a database on disk: memory does not grow with the site.
 import io
 import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
@@ -17,10 +18,15 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
 from minillama.corpus.books import Members, Texts, tidy
+from minillama.corpus.damage import counted
+from minillama.corpus.web import check_depth
+from minillama.errors import DataError
 
 SITES = 28
 QUESTION, ANSWER = "1", "2"
 COLUMNS = "id INTEGER PRIMARY KEY, question INTEGER, score INTEGER, title TEXT, body TEXT"
+LOST = """SELECT COUNT(*) FROM post WHERE question IS NOT NULL AND question NOT IN
+          (SELECT id FROM post WHERE question IS NULL)"""
 BY_SCORE = "CREATE INDEX answers ON post (question, score DESC, id)"
 
 
@@ -45,19 +51,41 @@ def posts(stream: IO[bytes]) -> Iterator[dict[str, str]]:
             root.clear()
 
 
-def threads(rows: Iterator[dict[str, str]]) -> Texts:
+def threads(rows: Iterator[dict[str, str]], skipped: Counter[str] | None = None) -> Texts:
     """One document a question that has an answer: Q, then its answers, the highest score first.
+
+    Args:
+        rows: the dump's.
+        skipped: counts, by reason, of questions and answers that are left out; it grows.
 
     Yields:
         The question's number, and the text.
+
+    Raises:
+        DataError: there is no room for the database.
     """
+    skipped = Counter() if skipped is None else skipped
+    try:
+        yield from _threads(rows, skipped)
+    except sqlite3.OperationalError as error:
+        what = f"the posts cannot be sorted in {tempfile.gettempdir()}: {error}"
+        raise DataError(what, "make room there, or name another folder in TMPDIR") from None
+
+
+def _threads(rows: Iterator[dict[str, str]], skipped: Counter[str]) -> Texts:
     with tempfile.NamedTemporaryFile(suffix=".db") as file:
         database = sqlite3.connect(file.name)
         try:
             database.execute(f"CREATE TABLE post ({COLUMNS})")
             insert = "INSERT OR IGNORE INTO post VALUES (?, ?, ?, ?, ?)"
-            database.executemany(insert, _records(rows))
+            asked = 0
+            for asked, record in enumerate(_records(rows, skipped), start=1):  # noqa: B007
+                database.execute(insert, record)
+            [(held,)] = database.execute("SELECT COUNT(*) FROM post")
+            skipped += Counter({"posts with a number met before": asked - held})
             database.execute(BY_SCORE)
+            [(lost,)] = database.execute(LOST)
+            skipped += Counter({"answers without their question": lost})
             questions = database.execute(
                 "SELECT id, title, body FROM post WHERE question IS NULL ORDER BY id"
             )
@@ -65,14 +93,19 @@ def threads(rows: Iterator[dict[str, str]]) -> Texts:
                 answers = database.execute(
                     "SELECT body FROM post WHERE question = ? ORDER BY score DESC, id", (number,)
                 ).fetchall()
-                if answers:
+                if not answers:
+                    skipped["questions without an answer"] += 1
+                    continue
+                with counted(skipped):
                     yield str(number), thread(title, body, [answer for (answer,) in answers])
         finally:
             database.close()
 
 
-def _records(rows: Iterator[dict[str, str]]) -> Iterator[tuple[int, int | None, int, str, str]]:
-    """Questions and answers; wikis, tags, notes and rows without numbers are passed over."""
+def _records(
+    rows: Iterator[dict[str, str]], skipped: Counter[str]
+) -> Iterator[tuple[int, int | None, int, str, str]]:
+    """Questions and answers; wikis, tags and notes are passed over, and are no posts."""
     for row in rows:
         if row.get("PostTypeId") not in (QUESTION, ANSWER):
             continue
@@ -80,6 +113,10 @@ def _records(rows: Iterator[dict[str, str]]) -> Iterator[tuple[int, int | None, 
             question = int(row["ParentId"]) if row["PostTypeId"] == ANSWER else None
             number, score = int(row["Id"]), int(row.get("Score", 0))
         except (KeyError, ValueError):
+            skipped["posts without a number"] += 1
+            continue
+        if max(map(abs, (number, score, question or 0))) >= 2**63:
+            skipped["posts without a number"] += 1
             continue
         yield number, question, score, row.get("Title", ""), row.get("Body", "")
 
@@ -92,6 +129,7 @@ def thread(title: str, question: str, answers: list[str]) -> str:
 
 def post_text(body: str) -> str:
     """The HTML of a post as text: paragraphs, list marks and code keep their lines."""
+    check_depth(body)
     tree = HTMLTree.parse(body)
     text = extract_plain_text(
         tree, main_content=False, preserve_formatting=True, list_bullets=True, alt_texts=False,
@@ -106,8 +144,12 @@ def read_site(path: Path) -> Texts:
         yield from threads(posts(stream))
 
 
-def stackexchange(members: Members) -> Texts:
+def stackexchange(members: Members, skipped: Counter[str] | None = None) -> Texts:
     """One document a question of each site's ``Posts.xml``.
+
+    Args:
+        members: the dumps.
+        skipped: counts, by reason, of questions and answers that are left out; it grows.
 
     Raises:
         Exception: a file is malformed or cut short, after the questions before that place.
@@ -115,7 +157,7 @@ def stackexchange(members: Members) -> Texts:
     for path, content in members:
         damage: list[Exception] = []
         rows = _until_damage(posts(io.BytesIO(content)), damage)
-        for number, text in threads(rows):
+        for number, text in threads(rows, skipped):
             yield f"{path}#{number}", text
         if damage:
             raise damage[0]

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 from minillama.corpus import arxiv, books, c4, github, posts, stackexchange, warc, web, wikipedia
 from minillama.corpus.books import Members, Texts
-from minillama.corpus.document import Document
+from minillama.corpus.damage import counted
+from minillama.corpus.document import Document, no_surrogates
 from minillama.corpus.heuristics import C4Rules
 from minillama.corpus.language import WIKIPEDIA_LANGUAGES
 from minillama.corpus.mixture import OWN_SLICE
@@ -71,27 +72,21 @@ SIZES = {"nano": Size(10.0, 5_600_000), "mini": Size(100.0, 100_000_000)}
 """``nano`` holds 10 million tokens and more; ``mini`` all that the packages have, for 100."""
 
 
-def by_file(read: Callable[[Members], Texts]) -> Callable[[Members, Counter[str]], Texts]:
+Reader = Callable[[Members, Counter[str]], Texts]
+
+
+def by_file(read: Callable[[Members], Texts]) -> Reader:
     """A reader that takes files one by one, so that a damaged one costs no other."""
+    return by_part(lambda members, skipped: read(members))
+
+
+def by_part(read: Reader) -> Reader:
+    """The same of a reader that counts what it passes over within a file."""
 
     def reader(members: Members, skipped: Counter[str]) -> Texts:
         for path, content in members:
-            try:
-                yield from read([(path, content)])
-            except Exception as error:  # whatever a file holds, the rest is built
-                skipped[reason(error)] += 1
-
-    return reader
-
-
-def whole(read: Callable[[Members], Texts]) -> Callable[[Members, Counter[str]], Texts]:
-    """A reader that needs all files of a package together."""
-
-    def reader(members: Members, skipped: Counter[str]) -> Texts:
-        try:
-            yield from read(members)
-        except Exception as error:
-            skipped[reason(error)] += 1
+            with counted(skipped):  # whatever a file holds, the rest is built
+                yield from read([(path, content)], skipped)
 
     return reader
 
@@ -103,24 +98,17 @@ def crawl(members: Members, skipped: Counter[str]) -> Texts:
             yield f"{path}#{address}", text
 
 
-def reason(error: Exception) -> str:
-    """Why a file could not be read, in words for the waterfall."""
-    known = {UnicodeDecodeError: "not UTF-8", EOFError: "cut short", OSError: "damaged"}
-    names = (words for kind, words in known.items() if isinstance(error, kind))
-    return f"{next(names, 'malformed')} ({type(error).__name__})"
-
-
-READERS: dict[str, Callable[[Members, Counter[str]], Texts]] = {
+READERS: dict[str, Reader] = {
     "bible": by_file(books.bible),
     "conversations": by_file(stackexchange.conversations),
     "crawl": crawl,
     "gutenberg": by_file(books.gutenberg),
     "html": by_file(web.html),
-    "latex": whole(arxiv.latex),
-    "posts": by_file(posts.stackexchange),
+    "latex": arxiv.latex,
+    "posts": by_part(posts.stackexchange),
     "python": by_file(github.python),
     "rst": by_file(c4.rst),
-    "wikipedia": by_file(wikipedia.wikipedia),
+    "wikipedia": by_part(wikipedia.wikipedia),
 }
 """Names in sources.toml -> functions from files to texts; what cannot be read is counted."""
 
@@ -147,13 +135,8 @@ def read_documents_of(
         known = nearest(spec.reader, READERS)
         raise DataError(f"unknown reader '{spec.reader}' for {source.pin}", known)
     for path, text in READERS[spec.reader](counted(), skipped):
-        document = Document(_no_surrogates(text), spec.slice, source.pin, path)
+        document = Document(no_surrogates(text), spec.slice, source.pin, no_surrogates(path))
         row.leave(document.size)
         yield document
     for why, count in skipped.items():
         row.drop(why, count)
-
-
-def _no_surrogates(text: str) -> str:
-    """Half characters, which some formats can write but no text has, become question marks."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")

@@ -18,13 +18,11 @@ Every file becomes one part of the corpus, written whole or not at all: what is 
 with the first file that is not there yet.
 """
 
-import contextlib
 import glob
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -37,12 +35,13 @@ from tyro.conf import Positional
 from minillama.corpus.document import Document, Dropped
 from minillama.corpus.language import WIKIPEDIA_LANGUAGES
 from minillama.corpus.mixture import epochs, mixture
+from minillama.corpus.pool import pool
 from minillama.corpus.seen import hash64
 from minillama.corpus.shards import TokenFile, write_tokens
 from minillama.corpus.steps import MIN_BYTES
 from minillama.corpus.waterfall import SPLITS, Row, merge, summary, table1
 from minillama.errors import ConfigError, DataError, nearest
-from minillama.files import atomic_path, read_json, remove, sha256, write_json
+from minillama.files import alone_in, atomic_path, read_json, remove, sha256, write_json
 from minillama.tokenizer import Tokenizer
 
 FOLDERS = {
@@ -50,6 +49,8 @@ FOLDERS = {
     "book": "books", "arxiv": "arxiv", "stackexchange": "stackexchange",
 }  # fmt: skip
 """RedPajama's names of the slices, and Table 1's."""
+LICENCES = ("apache", "bsd", "mit")
+"""How the names of the licences begin that its files from GitHub may state."""
 SOURCE = "RedPajama-Data-1T==1.0.0"
 ENDINGS = (".jsonl", ".jsonl.zst", ".jsonl.gz")
 MAX_LINE = 64 * 2**20
@@ -70,6 +71,11 @@ class File:
     """Where it is read."""
     name: str
     """Its path in the data set."""
+
+    @property
+    def size(self) -> int | None:
+        """Bytes of a file that is here: one that was fetched again is read again."""
+        return None if "://" in self.address else Path(self.address).stat().st_size
 
     @property
     def part(self) -> str:
@@ -115,6 +121,26 @@ def stream(address: str) -> Iterator[bytes]:
         yield row["text"].encode("latin-1")
 
 
+def torn_zstandard(address: str) -> bool:
+    """Whether a file here ends inside a frame, which the reader of such files passes over."""
+    if "://" in address or not address.endswith(".zst"):
+        return False
+    import zstandard
+
+    frame = None
+    with open(address, "rb") as file:
+        while content := file.read(2**20):
+            while content:
+                frame = zstandard.ZstdDecompressor().decompressobj() if frame is None else frame
+                try:
+                    frame.decompress(content)
+                except zstandard.ZstdError:
+                    return True
+                content = frame.unused_data
+                frame = None if frame.eof else frame
+    return frame is not None or not Path(address).stat().st_size
+
+
 def documents(file: File, row: Row, lines: Iterator[bytes] | None = None) -> Iterator[Document]:
     """The documents of one file, each with the number of its line as its place.
 
@@ -123,6 +149,7 @@ def documents(file: File, row: Row, lines: Iterator[bytes] | None = None) -> Ite
         row: counts what comes in and what is dropped, by reason; it grows.
         lines: the file's lines, if they are at hand.
     """
+    torn = lines is None and torn_zstandard(file.address)
     lines = iter(stream(file.address) if lines is None else lines)
     number = 0
     while True:
@@ -132,6 +159,7 @@ def documents(file: File, row: Row, lines: Iterator[bytes] | None = None) -> Ite
             row.drop(f"the file breaks off ({type(error).__name__})")
             return
         if line is None:
+            row.drop("the file breaks off (zstandard)", int(torn))
             return
         number += 1
         row.enter(len(line))
@@ -159,7 +187,10 @@ def _parse(file: File, line: bytes) -> str | Dropped:
         return Dropped("not JSON")
     except (KeyError, TypeError, AttributeError, RecursionError):
         return Dropped("without a text")
-    language = meta.get("language") if isinstance(meta, dict) else None
+    meta = meta if isinstance(meta, dict) else {}
+    language, licence = meta.get("language"), meta.get("license")
+    if file.slice == "github" and licence and not str(licence).lower().startswith(LICENCES):
+        return Dropped("another licence")
     if file.slice == "wikipedia" and language not in WIKIPEDIA_LANGUAGES:
         return Dropped("another language")
     return text if len(text.encode()) >= MIN_BYTES else Dropped("too short")
@@ -175,7 +206,8 @@ def build_part(file: File, corpus: Path, model: bytes, held_out: int = HELD_OUT)
     tokens = corpus / "tokens"
     done = tokens / f"{file.part}.json"
     tokenizer, row = Tokenizer(model), Row("read")
-    told = {"name": file.name, "tokenizer": hashlib.sha256(model).hexdigest(), "of": held_out}
+    told = {"name": file.name, "tokenizer": hashlib.sha256(model).hexdigest(), "of": held_out,
+            "size": file.size}  # fmt: skip
     if done.exists() and {k: v for k, v in read_json(done).items() if k in told} == told:
         return done
     done.unlink(missing_ok=True)
@@ -255,14 +287,28 @@ def build_full(
     for name in slices:
         if name not in FOLDERS.values():
             raise ConfigError(f"there is no slice '{name}'", nearest(name, FOLDERS.values()))
-    if min(workers, held_out, 1 if max_files is None else max_files) < 1:
-        raise ConfigError("workers, held_out and max_files must be above 0")
+    if min(workers, budget, 1 if max_files is None else max_files) < 1 or held_out < 2:
+        told = "workers, max_files and budget must be above 0, held_out above 1"
+        raise ConfigError(told, "leave out what you are not sure of")
     by_slice: dict[str, list[File]] = {}
     for file in find_files(redpajama):
         if not slices or file.slice in slices:
             by_slice.setdefault(file.slice, []).append(file)
     by_slice = {name: list(islice(files, max_files)) for name, files in by_slice.items()}
+    if absent := [name for name in slices if name not in by_slice]:
+        raise DataError(f"{redpajama} has no files of {', '.join(absent)}", "leave them out")
     pieces = Tokenizer.load(tokenizer)
+    with alone_in(corpus):
+        return _build_full(
+            redpajama, tokenizer, corpus, by_slice, pieces, held_out, budget, workers
+        )
+
+
+def _build_full(
+    redpajama: Path, tokenizer: Path, corpus: Path, by_slice: dict[str, list[File]],
+    pieces: Tokenizer, held_out: int, budget: int, workers: int,
+) -> str:  # fmt: skip
+    """Build a corpus in a folder where nobody else does."""
     (corpus / "manifest.json").unlink(missing_ok=True)  # first: what is left is no corpus
     for left in corpus.rglob(".*.tmp"):  # of a build that was killed
         remove(left)
@@ -270,7 +316,7 @@ def build_full(
         shutil.copy(tokenizer, aside)
     wanted = [file for files in by_slice.values() for file in files]
     jobs = [(file, corpus, pieces.model, held_out) for file in wanted]
-    with _pool(workers) as run:
+    with pool(workers, "tokenize") as run:
         list(tqdm(run(build_part, *zip(*jobs, strict=True)), "tokenize", len(jobs), unit="file"))
     told, counts = {}, {}
     for name, files in by_slice.items():
@@ -296,13 +342,3 @@ def build_full(
     }
     write_json(corpus / "manifest.json", manifest)
     return table1(manifest, budget)
-
-
-@contextlib.contextmanager
-def _pool(workers: int) -> Iterator[Callable]:
-    """A ``map``: of this process, or of several."""
-    if workers == 1:
-        yield map
-    else:
-        with ProcessPoolExecutor(workers) as pool:
-            yield pool.map

@@ -23,8 +23,8 @@ import tyro
 from tyro.conf import Positional
 
 from minillama.corpus.clean import Task, tasks_of
-from minillama.corpus.document import Document
-from minillama.corpus.recipes import READERS, RECIPES
+from minillama.corpus.document import Document, no_surrogates
+from minillama.corpus.recipes import READERS, RECIPES, SIZES
 from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.corpus.steps import Around, Step, load_documents
 from minillama.corpus.warc import crawled_pages
@@ -70,7 +70,7 @@ class Files:
             )  # fmt: skip
             for place, text in texts:
                 place = f"{name}#{place}" if self.reader == "crawl" else place
-                text = text.encode(errors="replace").decode()
+                text, place = no_surrogates(text), no_surrogates(place)
                 yield Document(text, self.slice, self.folder.name, place)
         for reason, count in skipped.items():
             row.drop(reason, count)
@@ -162,6 +162,10 @@ def inputs_of(
     slice_name: str, around: Around, recipe: str, folder: Path | None, reader: str
 ) -> Inputs:
     """A folder's files, or the packages of a slice."""
+    if recipe not in SIZES:
+        raise ConfigError(f"there is no recipe '{recipe}'", nearest(recipe, SIZES))
+    if around.wikipedia and not around.wikipedia.is_file():
+        raise DataError(f"{around.wikipedia} does not exist", "name a file of JSON lines")
     if slice_name not in RECIPES:
         raise ConfigError(f"there is no slice '{slice_name}'", nearest(slice_name, RECIPES))
     if folder is None:
@@ -212,6 +216,7 @@ def run_trove(
         told = "datatrove is not installed"
         raise ConfigError(told, "install minillama with its extra: minillama[datatrove]")
     from minillama.corpus.trove_engines import executors, slurm_script
+    from minillama.corpus.trove_watch import watched
 
     made = executors(inputs, RECIPES[slice], around, output, engine)
     plan = [f"{stage.tasks} tasks: " + ", ".join(step.name for step in stage.pipeline)
@@ -224,6 +229,7 @@ def run_trove(
     if (output / "plan.json").exists() and read_json(output / "plan.json") != wanted:
         raise DataError(f"{output} was made with other settings", "choose another folder")
     write_json(output / "plan.json", wanted)
-    made[-1].run()
+    with watched():
+        made[-1].run()
     done = "handed to Slurm, to write" if engine.executor == "slurm" else "written"
     return "\n".join([*plan, f"{done}: {output / 'clean'}"])

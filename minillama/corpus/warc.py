@@ -14,7 +14,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
 from minillama.corpus.books import tidy
-from minillama.corpus.web import html_to_text
+from minillama.corpus.web import TooDeep, html_to_text
 
 MAX_PAGE_BYTES = 16 * 2**20
 HTML_TYPES = ("text/html", "application/xhtml+xml")
@@ -56,7 +56,10 @@ def _text(record: WarcRecord) -> tuple[str | None, str]:
         return "cut short", ""
     if not is_page:
         return None, tidy(body.decode("utf-8", errors="replace"))
-    return None, html_to_text(_decode(body, record.http_charset))
+    try:
+        return None, html_to_text(_decode(body, record.http_charset))
+    except TooDeep:
+        return "too deeply nested", ""
 
 
 def _decode(body: bytes, stated: str | None) -> str:

@@ -1,9 +1,11 @@
 """The CommonCrawl slice: from HTML pages to their main text."""
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from resiliparse.parse.html import HTMLTree
@@ -14,9 +16,50 @@ from minillama.corpus.seen import SeenHashes, hash64
 from minillama.corpus.steps import Around, Reread, Step, Work, changed, fresh_hashes
 from minillama.corpus.waterfall import Row
 
+TAG = re.compile(r"<(/?)([a-z][a-z0-9]*)", re.I)
+NEVER_CLOSED = {
+    "a", "area", "base", "br", "col", "dd", "dt", "embed", "hr", "img", "input", "li", "link",
+    "meta", "option", "p", "param", "source", "tbody", "td", "tfoot", "th", "thead", "tr", "track",
+    "wbr",
+}  # fmt: skip
+MAX_DEPTH = 1_000
+"""Elements inside each other; browsers stop at 512, and extraction takes time by the square."""
+
+
+class TooDeep(ValueError):
+    """A page with more elements inside each other than any page has."""
+
+
+def check_depth(html: str) -> None:
+    """Raise ``TooDeep`` for a page that would take hours."""
+    if html.count("<") <= MAX_DEPTH:
+        return
+    signs = np.frombuffer(html.encode(errors="replace") + b" ", dtype=np.uint8)
+    after = signs[np.flatnonzero(signs[:-1] == ord("<")) + 1]
+    steps = ((after | 32) >= ord("a")).astype(np.int64) - (after == ord("/"))
+    depths = np.cumsum(steps)
+    if (depths - np.minimum.accumulate(np.minimum(depths, 0))).max() <= MAX_DEPTH:
+        return  # even if no element ended by itself
+    opened: Counter[str] = Counter()
+    total = 0
+    for closing, name in TAG.findall(html):
+        name = name.lower()
+        if name in NEVER_CLOSED or (closing and not opened[name]):
+            continue
+        step = -1 if closing else 1
+        opened[name] += step
+        total += step
+        if total > MAX_DEPTH:
+            raise TooDeep(f"over {MAX_DEPTH} elements inside each other")
+
 
 def html_to_text(html: str) -> str:
-    """The main text of a page: navigation, header, footer and scripts left out."""
+    """The main text of a page: navigation, header, footer and scripts left out.
+
+    Raises:
+        TooDeep: its elements are nested beyond all measure.
+    """
+    check_depth(html)
     tree = HTMLTree.parse(html)
     text = extract_plain_text(
         tree, main_content=True, preserve_formatting=True, list_bullets=True, alt_texts=False,

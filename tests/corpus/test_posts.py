@@ -113,4 +113,7 @@ def test_a_dump_that_breaks_off_gives_the_questions_before(tmp_path):
     found = dict(READERS["posts"](members, skipped))
     assert set(found) == {"a/Posts.xml#1", "b/Posts.xml#1"}
     assert "Last." in found["a/Posts.xml#1"] and "Third" not in found["a/Posts.xml#1"]
-    assert skipped == {"malformed (ParseError)": 2}
+    assert skipped == {
+        "malformed (ParseError)": 2, "questions without an answer": 2, "posts without a number": 2,
+        "answers without their question": 1,
+    }  # fmt: skip
