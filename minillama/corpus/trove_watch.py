@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import multiprocess  # datatrove's own form of multiprocessing
+from multiprocess.process import BaseProcess  # datatrove's own form of multiprocessing
 
 from minillama.errors import DataError
 
@@ -24,12 +24,16 @@ def watched() -> Iterator[None]:
     """
     done, killed = threading.Event(), threading.Event()
     main = threading.main_thread()
+    children: list[BaseProcess] = []
+    start = BaseProcess.start
+
+    def start_and_tell(process: BaseProcess) -> None:
+        start(process)
+        children.append(process)  # its pool forgets a process that ends
 
     def look() -> None:
-        met = set()
         while not done.wait(EVERY):
-            met |= set(multiprocess.active_children())
-            if any(child.exitcode not in (None, *ASKED_TO) for child in met):
+            if any(child.exitcode not in (None, *ASKED_TO) for child in tuple(children)):
                 killed.set()
                 signal.pthread_kill(main.ident, signal.SIGINT)
                 return
@@ -37,6 +41,7 @@ def watched() -> Iterator[None]:
     thread = threading.Thread(target=look, daemon=True)
     if threading.current_thread() is main:
         thread.start()
+    BaseProcess.start = start_and_tell
     try:
         yield
     except KeyboardInterrupt:
@@ -45,4 +50,5 @@ def watched() -> Iterator[None]:
         mend = "run again: what was done is kept; or take fewer workers"
         raise DataError("a process was killed", mend) from None
     finally:
+        BaseProcess.start = start
         done.set()
