@@ -216,7 +216,7 @@ def run_trove(
         told = "datatrove is not installed"
         raise ConfigError(told, "install minillama with its extra: minillama[datatrove]")
     from minillama.corpus.trove_engines import executors, slurm_script
-    from minillama.corpus.trove_watch import watched
+    from minillama.corpus.trove_watch import run_watched
 
     made = executors(inputs, RECIPES[slice], around, output, engine)
     plan = [f"{stage.tasks} tasks: " + ", ".join(step.name for step in stage.pipeline)
@@ -229,7 +229,9 @@ def run_trove(
     if (output / "plan.json").exists() and read_json(output / "plan.json") != wanted:
         raise DataError(f"{output} was made with other settings", "choose another folder")
     write_json(output / "plan.json", wanted)
-    with watched():
+    if engine.executor == "local" and engine.workers > 1:
+        run_watched(made[-1].run)
+    else:
         made[-1].run()
     done = "handed to Slurm, to write" if engine.executor == "slurm" else "written"
     return "\n".join([*plan, f"{done}: {output / 'clean'}"])

@@ -1,9 +1,14 @@
 """A guard for datatrove's local executor: its pool waits for ever for a worker that was killed."""
 
+import os
 import signal
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
+from typing import Any
 
 from multiprocess.process import BaseProcess  # datatrove's own form of multiprocessing
 
@@ -13,17 +18,36 @@ EVERY = 0.1
 """Seconds between two looks."""
 ASKED_TO = (0, 1, -signal.SIGTERM)
 """How workers end by themselves, or because the pool tells them to."""
+job: Callable[[], Any]
+"""What the process on its own does."""
 
 
-@contextmanager
-def watched() -> Iterator[None]:
-    """Stop what runs in the main thread when a process that it has started is killed.
+def run_watched(work: Callable[[], Any]) -> None:
+    """Run ``work`` in a process of its own, which ends when one that it has started is killed.
+
+    A pool that has lost a worker cannot always be closed either, so all of it goes.
 
     Raises:
-        DataError: one was, perhaps because memory ran out.
+        DataError: a process was killed, perhaps because memory ran out.
+        Exception: whatever ``work`` raises.
     """
-    done, killed = threading.Event(), threading.Event()
-    main = threading.main_thread()
+    context = get_context("fork")
+    with ProcessPoolExecutor(1, context, _prepare, (work, os.getpid())) as alone:
+        try:
+            alone.submit(_run).result()
+        except BrokenProcessPool:
+            mend = "run again: what was done is kept; or take fewer workers"
+            raise DataError("a process was killed", mend) from None
+
+
+def _run() -> None:
+    job()
+
+
+def _prepare(work: Callable[[], Any], parent: int) -> None:
+    """Take the work over, without a copy, and begin to watch."""
+    global job
+    job = work
     children: list[BaseProcess] = []
     start = BaseProcess.start
 
@@ -32,23 +56,14 @@ def watched() -> Iterator[None]:
         children.append(process)  # its pool forgets a process that ends
 
     def look() -> None:
-        while not done.wait(EVERY):
-            if any(child.exitcode not in (None, *ASKED_TO) for child in tuple(children)):
-                killed.set()
-                signal.pthread_kill(main.ident, signal.SIGINT)
-                return
+        while os.getppid() == parent and all(
+            child.exitcode in (None, *ASKED_TO) for child in tuple(children)
+        ):
+            time.sleep(EVERY)
+        for child in children:
+            if child.exitcode is None:
+                child.kill()
+        os._exit(1)
 
-    thread = threading.Thread(target=look, daemon=True)
-    if threading.current_thread() is main:
-        thread.start()
     BaseProcess.start = start_and_tell
-    try:
-        yield
-    except KeyboardInterrupt:
-        if not killed.is_set():
-            raise
-        mend = "run again: what was done is kept; or take fewer workers"
-        raise DataError("a process was killed", mend) from None
-    finally:
-        BaseProcess.start = start
-        done.set()
+    threading.Thread(target=look, daemon=True).start()
