@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import nbformat
 import pytest
 import torch
+from exercises import pytest_generate_tests, test_a_mistake_is_named  # noqa: F401
 from torch import Tensor
 
 from minillama import ModelConfig, teach
@@ -179,16 +180,6 @@ MISTAKES: list[tuple[str, Callable, str]] = [
     ("check_sees_the_future", lambda layer, x: True, "you accuse"),
     ("check_sees_the_future", last_only, "only position 2 reads position 3"),
 ]
-
-
-@pytest.mark.parametrize(("name", "answer", "hint"), MISTAKES)
-def test_a_common_mistake_is_named(
-    name: str, answer: Callable, hint: str, capsys: pytest.CaptureFixture
-) -> None:
-    getattr(teach, name)(answer)
-    text = capsys.readouterr().out
-    assert text.startswith("not yet: ")
-    assert hint in text
 
 
 def test_a_right_answer_is_praised(capsys: pytest.CaptureFixture) -> None:
