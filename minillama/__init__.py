@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 _LATER = {
     "Llama": "minillama.model",
     "Tokenizer": "minillama.tokenizer",
-    "generate": "minillama.generate",
+    "generate": "minillama.inference",
 }
 
 
@@ -20,6 +20,4 @@ def __getattr__(name: str) -> Any:
     """Import on first use: without torch the command line answers in a tenth of a second."""
     if name not in _LATER:
         raise AttributeError(f"module 'minillama' has no attribute '{name}'")
-    module = import_module(_LATER[name])
-    # Importing `minillama.generate` has bound that name to the module, which can be called.
-    return globals().setdefault(name, getattr(module, name))
+    return globals().setdefault(name, getattr(import_module(_LATER[name]), name))

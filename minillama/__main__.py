@@ -1,5 +1,5 @@
 """``python -m minillama``."""
 
-from minillama.cli import main
+from minillama.apps.cli import main
 
 main()

@@ -79,6 +79,6 @@ TABLE15: dict[str, dict[str, Any]] = {
 """Table 15 by model (also "opt-175b", "bloom-175b"): hours of A100-80GB, MWh, tonnes of CO2eq."""
 
 PUE = 1.1
-"""Section 6: a data centre's power over that of its computers alone."""
+"""Section 6: a data center's power over that of its computers alone."""
 KG_CO2EQ_PER_KWH = 0.385
 """Section 6: the carbon intensity of the US average grid."""

@@ -1,6 +1,6 @@
 """The tokenizer of Section 2.1: SentencePiece BPE, single digits, bytes for unknown characters.
 
-Text is never normalised, so ``decode(encode(x)) == x`` for every Unicode string.
+Text is never normalized, so ``decode(encode(x)) == x`` for every Unicode string.
 """
 
 import io
@@ -128,7 +128,7 @@ def train_tokenizer(texts: Iterable[str], path: str | Path, vocab_size: int) -> 
     """Learn ``vocab_size`` pieces from ``texts`` and write them to ``path``.
 
     The paper states BPE, single digits and byte fallback. Not stated, and chosen here as in the
-    released tokenizer: no normalisation, all spaces kept, pieces of several spaces (for code), and
+    released tokenizer: no normalization, all spaces kept, pieces of several spaces (for code), and
     the three control pieces <unk>, <s>, </s>. Line breaks fall back to their byte.
 
     Raises:

@@ -18,7 +18,7 @@ import pytest
 from safetensors.torch import load_file
 from tiny import TinyCorpus, prose, python, tiny_config
 
-from minillama.cli import main
+from minillama.apps.cli import main
 from minillama.tokenizer import train_tokenizer
 from minillama.train import checkpoint
 from minillama.train.config import write_config

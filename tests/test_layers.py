@@ -64,7 +64,7 @@ def test_no_module_imports_upward(path: Path) -> None:
 def test_the_check_sees_imports_inside_functions(tmp_path: Path) -> None:
     module = tmp_path / "x.py"
     module.write_text(
-        "def f():\n    from minillama.cli import main\n    import minillama.train.loop\n"
+        "def f():\n    from minillama.apps.cli import main\n    import minillama.train.loop\n"
     )
     assert imported_parts(module) == {"cli", "train"}
     module.write_text("from minillama import teach\nfrom minillama.model import Llama\nimport os\n")

@@ -13,7 +13,7 @@ import tyro
 from tiny import ROOT
 
 import minillama.train.loop
-from minillama.cli import HELP, VERBS, main
+from minillama.apps.cli import HELP, VERBS, main
 
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8") if README.exists() else ""
@@ -63,9 +63,9 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         return tyro.cli(target if isinstance(target, type) else stub(target), **options)
 
     parsed: list[Callable[..., Any]] = []
-    monkeypatch.setattr("minillama.cli.tyro", SimpleNamespace(cli=parse_only, conf=tyro.conf))
+    monkeypatch.setattr("minillama.apps.cli.tyro", SimpleNamespace(cli=parse_only, conf=tyro.conf))
     monkeypatch.setattr("minillama.train.loop.train", stub(minillama.train.loop.train))
-    monkeypatch.setattr("minillama.train.dry_run.dry_run", stub(minillama.train.loop.train))
+    monkeypatch.setattr("minillama.scale.dry_run.dry_run", stub(minillama.train.loop.train))
     try:
         main(arguments)
     except SystemExit as ended:

@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minillama.analysis.efficiency_figure import attention_memory, flags, save_figure
 from minillama.bench.clock import choose_clock
 from minillama.bench.peak import allocated
 from minillama.efficient import blockwise_attention, full_attention, saved_bytes
 from minillama.errors import ConfigError
+from minillama.figures.efficiency import attention_memory, flags, save_figure
 from minillama.train.allocator import keep_freed_memory
 
 NAIVE, BLOCKWISE, FUSED = "full table", "block by block", "torch's fused kernel"

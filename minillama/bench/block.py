@@ -15,12 +15,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from minillama.analysis.efficiency_figure import block_memory, flags, save_figure
 from minillama.bench.clock import choose_clock
 from minillama.bench.peak import allocated
 from minillama.config import ModelConfig
 from minillama.efficient import differentiate_by_hand
 from minillama.efficient.recompute import recompute_blocks
+from minillama.figures.efficiency import block_memory, flags, save_figure
 from minillama.model import Llama, rotary_table
 from minillama.train.allocator import keep_freed_memory
 

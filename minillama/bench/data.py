@@ -5,7 +5,7 @@ machine whose speed drifts slows both; what is counted is the time of the proces
 included. datatrove's steps have the settings that come nearest to ours:
 
 - extraction: Trafilatura, as FineWeb used it, against resiliparse;
-- language: the same file, fastText's quantised lid.176, through the same predictor; theirs ranks
+- language: the same file, fastText's quantized lid.176, through the same predictor; theirs ranks
   all 176 languages of the whole text, ours finds the best one of the first 10,000 characters;
 - quality: C4's rules with the same numbers of words and sentences;
 - repeated lines and repeated spans of three sentences: its sentence deduplication, with lines or
@@ -34,15 +34,15 @@ import numpy as np
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
 from minillama.corpus.archive import read_members
+from minillama.corpus.commoncrawl import drop_repeated_lines, html_to_text
+from minillama.corpus.deduplicate import drop_near_duplicates
 from minillama.corpus.document import Document
+from minillama.corpus.hash_set import SeenHashes
 from minillama.corpus.heuristics import C4Rules, clean_page, drop_repeated_spans
 from minillama.corpus.language import LanguageModel
-from minillama.corpus.near_duplicates import drop_near_duplicates
 from minillama.corpus.quality import WikipediaModel
-from minillama.corpus.seen import SeenHashes
-from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
-from minillama.corpus.web import drop_repeated_lines, html_to_text
 from minillama.errors import ConfigError, nearest
+from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.tokenizer import train_tokenizer
 
 PAGES, PROSE = ("sqlalchemy", ["*.html"]), ("django", ["*/docs/*.txt"])

@@ -15,11 +15,11 @@ from pathlib import Path
 import torch
 
 from minillama.config import ModelConfig
-from minillama.convert import huggingface
 from minillama.errors import ConfigError
 from minillama.evaluate.multiple_choice import Requests, encode, log_likelihoods
 from minillama.evaluate.scoring import credit
 from minillama.evaluate.tasks import Question, find_task, load_questions
+from minillama.interop import huggingface
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer, train_tokenizer
 from minillama.train.checkpoint import load_model
@@ -67,11 +67,11 @@ def through_harness(lm: object, questions: Sequence[Question]) -> Scores:
 def accuracies(questions: Sequence[Question], scores: Scores) -> tuple[float, float]:
     """By log P, and by log P over characters."""
     raw = sum(credit(s, q.answer) for q, s in zip(questions, scores, strict=True))
-    normalised = sum(
+    normalized = sum(
         credit([v / len(text[1:]) for v, (_, text) in zip(s, q.requests, strict=True)], q.answer)
         for q, s in zip(questions, scores, strict=True)
     )
-    return raw / len(questions), normalised / len(questions)
+    return raw / len(questions), normalized / len(questions)
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ def bench_evaluate(
     try:
         from lm_eval.models.huggingface import HFLM
 
-        from minillama.evaluate.harness import HarnessModel
+        from minillama.interop.lm_eval import HarnessModel
     except ImportError as error:
         raise ConfigError(f"nothing to compare with ({error})", "pip install lm-eval") from None
     asked = load_questions(find_task(TASK), questions)
@@ -128,12 +128,12 @@ def bench_evaluate(
                 began = time.perf_counter()
                 scores[name] = answer()
                 times[name].append(time.perf_counter() - began)
-    rows = [summarise(name, asked, times, scores) for name in contenders]
+    rows = [summarize(name, asked, times, scores) for name in contenders]
     show(rows, model, len(asked), batch_size)
     return rows
 
 
-def summarise(
+def summarize(
     name: str,
     questions: Sequence[Question],
     times: dict[str, list[float]],

@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 
 from minillama.config import ModelConfig
-from minillama.convert import formats, huggingface, llama2c
-from minillama.convert.pieces import Kind, Piece, tokenizer_of
-from minillama.corpus.shards import Corpus, open_corpus
+from minillama.corpus.token_files import Corpus, open_corpus
 from minillama.errors import ConfigError, DataError
 from minillama.evaluate.perplexity import batches, score
-from minillama.generate import Decoder, Sampling, generate_tokens
-from minillama.generate.quantise import quantised
+from minillama.inference import Decoder, Sampling, generate_tokens
+from minillama.inference.quantize import quantized
+from minillama.interop import formats, huggingface, llama2c
+from minillama.interop.vocabulary import Kind, Piece, tokenizer_of
 from minillama.model import Llama
 from minillama.tokenizer import SPACE, Tokenizer
 from minillama.train.allocator import keep_freed_memory
@@ -178,12 +178,12 @@ def log_prob(decoder: Decoder, parts: list[np.ndarray]) -> float:
     return total
 
 
-def quantisation_cost(model: Llama, corpus: Corpus, max_tokens: int) -> tuple[float, float]:
+def quantization_cost(model: Llama, corpus: Corpus, max_tokens: int) -> tuple[float, float]:
     """Bits per byte on the validation text, of a model in float32 and in int8."""
     float32, eight = (
         score(corpus, lambda parts, d=decoder: log_prob(d, parts), max_tokens,
               model.config.max_seq_len)["bpb"]
-        for decoder in (Decoder(model), quantised(model))
+        for decoder in (Decoder(model), quantized(model))
     )  # fmt: skip
     return float32, eight
 
@@ -234,7 +234,7 @@ def bench_generate(
     contenders = [
         Contender(ALONE, ours(decoder, [1], 1), one),
         Contender(TOGETHER, ours(decoder, [1], BATCH), one / BATCH),
-        Contender(EIGHT, ours(quantised(model), [1], 1), step_bytes(config, 1)),
+        Contender(EIGHT, ours(quantized(model), [1], 1), step_bytes(config, 1)),
     ]
     theirs = transformers(model, [1])
     if theirs:
@@ -254,7 +254,7 @@ def bench_generate(
     print(render(rows))
     held_out = corpus or _corpus_of(source)
     if held_out:
-        float32, eight = quantisation_cost(model, open_corpus(held_out), max_tokens)
+        float32, eight = quantization_cost(model, open_corpus(held_out), max_tokens)
         print(f"validation bits per byte: float32 {float32:.4f}, int8 {eight:.4f} "
               f"({eight / float32 - 1:+.2%})")  # fmt: skip
     return rows

@@ -1,4 +1,4 @@
-"""Tokens a second and model-FLOP utilisation (MFU) of training, beside Hugging Face's Llama.
+"""Tokens a second and model-FLOP utilization (MFU) of training, beside Hugging Face's Llama.
 
 MFU (Chowdhery et al., 2022) is the share of the machine's peak that goes into the arithmetic that
 training needs: 6 FLOP a token for each weight that is multiplied, and those of causal attention.
@@ -22,17 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from minillama.analysis.efficiency_figure import flags
-from minillama.analysis.provenance import provenance
 from minillama.bench.peak import allocated
 from minillama.bench.train import build_huggingface, ceiling, flops_per_token
 from minillama.config import ModelConfig
 from minillama.efficient import differentiate_by_hand
 from minillama.efficient.recompute import recompute_blocks
 from minillama.errors import ConfigError
+from minillama.figures.efficiency import flags
+from minillama.figures.provenance import provenance
 from minillama.files import write_json
 from minillama.model import Llama
-from minillama.parallel.memory import GPUS, Kept, memory_per_gpu, recognise_gpu
+from minillama.parallel.memory import GPUS, Kept, memory_per_gpu, recognize_gpu
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.optimizer import OptimizerConfig, build_optimizer, clip_gradients
 
@@ -148,7 +148,7 @@ def train_in_turn(
     return contenders
 
 
-def summarise(
+def summarize(
     size: str, config: ModelConfig, contenders: dict[str, Contender], setting: Setting, peak: float
 ) -> list[Row]:
     """A row for each contender; the ratios are to the last, which is Hugging Face's if there."""
@@ -198,7 +198,7 @@ def find_peak(device: str, tflops: float | None) -> tuple[float, str]:
     if device == "cpu":
         return ceiling(), f"measured, {torch.get_num_threads()} threads"
     name = torch.cuda.get_device_name()
-    if (known := recognise_gpu(name)) is None:
+    if (known := recognize_gpu(name)) is None:
         raise ConfigError(f"the peak of '{name}' is not known", "give it: --peak-tflops 989")
     return GPUS[known].peak, f"data sheet of {known}"
 
@@ -258,7 +258,7 @@ def bench_mfu(
                 f"{size} does not fit into the GPU's memory",
                 "use a smaller --micro-batch, fewer --kept, or --no-huggingface",
             ) from None
-        for row in summarise(size, config, contenders, setting, peak):
+        for row in summarize(size, config, contenders, setting, peak):
             rows.append(row)
             shape = f"{setting.micro_batch} x {config.max_seq_len}"
             told = f"{row.estimate / 1e9:9.2f}" if row.estimate else ""

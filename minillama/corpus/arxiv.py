@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from minillama.corpus.books import Members, Texts, tidy
-from minillama.corpus.damage import counted
-from minillama.corpus.macros import Literals, expand_macros
+from minillama.corpus.latex_macros import Literals, expand_macros
 from minillama.corpus.scan import Ahead, cut_between
+from minillama.corpus.skip_errors import counted
 
 COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\n]*")
 HIDDEN = ((r"\\begin\{comment\}", r"\\end\{comment\}"), (r"\\iffalse\b", r"\\fi\b"))

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from minillama.corpus.deduplicate import THRESHOLD, Library
 from minillama.corpus.document import Document, Dropped
-from minillama.corpus.near_duplicates import THRESHOLD, Library
-from minillama.corpus.steps import Around, Reread, Step, Work
-from minillama.corpus.waterfall import Row
+from minillama.corpus.pipeline import Around, Reread, Step, Work
+from minillama.corpus.statistics import Row
 
 Members = Iterable[tuple[str, bytes]]
 Texts = Iterator[tuple[str, str]]

@@ -8,8 +8,8 @@ from typing import ClassVar
 from minillama.corpus.books import Members, Texts, tidy
 from minillama.corpus.document import Document, Dropped
 from minillama.corpus.heuristics import C4Rules, clean_page, drop_repeated_spans
-from minillama.corpus.steps import Around, Reread, Step, Work, changed, fresh_hashes
-from minillama.corpus.waterfall import Row
+from minillama.corpus.pipeline import Around, Reread, Step, Work, changed, fresh_hashes
+from minillama.corpus.statistics import Row
 
 UNDERLINE = re.compile(r"^([=\-~^\"'`#*+.:_])\1{2,}\s*$", re.M)
 TARGET = re.compile(

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from minillama.corpus.deduplicate import word_runs, words_of
 from minillama.corpus.document import Document
-from minillama.corpus.near_duplicates import word_runs, words_of
 from minillama.errors import DataError
 from minillama.files import atomic_path
 

@@ -1,4 +1,4 @@
-"""The GitHub slice: Python source of projects under Apache, BSD or MIT licences."""
+"""The GitHub slice: Python source of projects under Apache, BSD or MIT licenses."""
 
 import re
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from typing import ClassVar
 from minillama.corpus.archive import read_members
 from minillama.corpus.books import Members, Texts
 from minillama.corpus.document import Document, Dropped
-from minillama.corpus.licences import PATTERNS, PERMITTED, licence_at, project_licences
-from minillama.corpus.sources import load_sources
-from minillama.corpus.steps import Around, Reread, Step, Work, changed
-from minillama.corpus.waterfall import Row
+from minillama.corpus.licenses import PATTERNS, PERMITTED, license_at, project_licenses
+from minillama.corpus.pipeline import Around, Reread, Step, Work, changed
+from minillama.corpus.statistics import Row
+from minillama.scale.sources import load_sources
 
-LICENCE_HEADER = re.compile(
+LICENSE_HEADER = re.compile(
     r"\A(#!.*\n)?((#[^\n]*)?\n)*?(#(?=[^\n]*\n)[^\n]*(copyright|licen[cs]e)[^\n]*\n)(#[^\n]*\n)*",
     re.I,
 )
@@ -23,8 +23,8 @@ MIN_CHARACTERS = 200
 
 
 def without_header(text: str) -> str:
-    """A source file without the comment that states its licence."""
-    return LICENCE_HEADER.sub("", text.replace("\r\n", "\n")).strip() + "\n"
+    """A source file without the comment that states its license."""
+    return LICENSE_HEADER.sub("", text.replace("\r\n", "\n")).strip() + "\n"
 
 
 def fault(text: str) -> str | None:
@@ -44,7 +44,7 @@ def fault(text: str) -> str | None:
 
 
 def clean_code(text: str) -> str | None:
-    """A source file without its licence header; None if it is too short, data or generated."""
+    """A source file without its license header; None if it is too short, data or generated."""
     text = without_header(text)
     return None if len(text) < MIN_CHARACTERS or fault(text) else text
 
@@ -57,35 +57,35 @@ def python(members: Members) -> Texts:
 
 
 @cache
-def _licences(sources: Path, downloads: Path, pin: str) -> dict[str, str | None]:
-    """The licence files of a package, each read once in a process."""
+def _licenses(sources: Path, downloads: Path, pin: str) -> dict[str, str | None]:
+    """The license files of a package, each read once in a process."""
     archive = next(s for s in load_sources(sources) if s.pin == pin).find(downloads)
-    return project_licences(dict(read_members(archive, list(PATTERNS))))
+    return project_licenses(dict(read_members(archive, list(PATTERNS))))
 
 
 @dataclass(frozen=True)
-class Licences(Step):
-    """Only projects under the Apache, BSD and MIT licences, by their own licence files."""
+class Licenses(Step):
+    """Only projects under the Apache, BSD and MIT licenses, by their own license files."""
 
-    name: ClassVar[str] = "licences"
+    name: ClassVar[str] = "licenses"
     permitted: tuple[str, ...] = PERMITTED
 
     def start(self, around: Around, row: Row, reread: Reread) -> Work:
         """See ``Step.start``."""
 
         def work(document: Document) -> Document | Dropped:
-            known = _licences(around.sources, around.downloads, document.source)
-            name = licence_at(known, document.path)
-            return document if name in self.permitted else Dropped(f"licence: {name}")
+            known = _licenses(around.sources, around.downloads, document.source)
+            name = license_at(known, document.path)
+            return document if name in self.permitted else Dropped(f"license: {name}")
 
         return work
 
 
 @dataclass(frozen=True)
 class Headers(Step):
-    """The comments in which files state their licence, removed by regular expression."""
+    """The comments in which files state their license, removed by regular expression."""
 
-    name: ClassVar[str] = "licence headers"
+    name: ClassVar[str] = "license headers"
 
     def start(self, around: Around, row: Row, reread: Reread) -> Work:
         """See ``Step.start``."""

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from minillama.corpus.seen import SeenHashes, hash64
+from minillama.corpus.hash_set import SeenHashes, hash64
 
 CITATION = re.compile(r"\[(?:\d+|edit|citation needed)\]", re.I)
 SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(\s+)(?=[\"'“‘(\[]*[A-Z0-9])")

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import fasttext
 
 from minillama.corpus.archive import read_members
-from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.errors import DataError
+from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
 
 WIKIPEDIA_LANGUAGES = (
     "bg", "ca", "cs", "da", "de", "en", "es", "fr", "hr", "hu", "it", "nl", "pl", "pt", "ro", "ru",

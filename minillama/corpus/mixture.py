@@ -10,7 +10,7 @@ OWN_SLICE = "mytexts"
 
 
 def mixture(present: Iterable[str], own_share: float = 0.1) -> dict[str, float]:
-    """The paper's shares, renormalised over the slices that have text.
+    """The paper's shares, renormalized over the slices that have text.
 
     Args:
         present: names of slices, those of Table 1 or ``mytexts``.

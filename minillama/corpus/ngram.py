@@ -8,7 +8,7 @@ For a context h of n - 1 pieces, and h' without its first piece,
 
     p_n(w | h) = max(c(h w) - D(c(h w)), 0) / c(h) + gamma(h) p_(n-1)(w | h')
 
-where c counts occurrences at the highest order and distinct left neighbours below it, D takes one
+where c counts occurrences at the highest order and distinct left neighbors below it, D takes one
 of three values for counts of 1, 2, and 3 or more, and gamma(h) is the mass that D has freed.
 """
 
@@ -100,11 +100,11 @@ class NGram:
     def _level(self, n: int, raw: list[tuple[np.ndarray, np.ndarray]]) -> Level:
         grams, counts = raw[n - 1]
         shift = np.uint64(self.bits)
-        if n < self.order:  # distinct left neighbours; an n-gram that begins with <s> has none
+        if n < self.order:  # distinct left neighbors; an n-gram that begins with <s> has none
             mask = np.uint64((1 << self.bits * n) - 1)
-            followed, neighbours = np.unique(raw[n][0] & mask, return_counts=True)
+            followed, neighbors = np.unique(raw[n][0] & mask, return_counts=True)
             first = grams >> np.uint64(self.bits * (n - 1))
-            by_gram = np.append(neighbours, 0)[places(followed, grams)]
+            by_gram = np.append(neighbors, 0)[places(followed, grams)]
             counts = np.where(first == Tokenizer.bos_id, counts, by_gram)
         if n == 1:  # <s> is never predicted
             keep = grams != Tokenizer.bos_id

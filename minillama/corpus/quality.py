@@ -24,8 +24,8 @@ from sklearn.linear_model import LogisticRegression
 
 from minillama.corpus.document import Document, Dropped
 from minillama.corpus.ngram import NGram
-from minillama.corpus.steps import Around, Languages, Reread, Step, Work, load_documents
-from minillama.corpus.waterfall import Row
+from minillama.corpus.pipeline import Around, Languages, Reread, Step, Work, load_documents
+from minillama.corpus.statistics import Row
 from minillama.errors import DataError
 from minillama.tokenizer import Tokenizer, train_tokenizer
 

@@ -8,18 +8,28 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from minillama.corpus import arxiv, books, c4, github, posts, stackexchange, warc, web, wikipedia
+from minillama.corpus import (
+    arxiv,
+    books,
+    c4,
+    commoncrawl,
+    github,
+    stackexchange,
+    stackexchange_dump,
+    warc,
+    wikipedia,
+)
 from minillama.corpus.books import Members, Texts
-from minillama.corpus.damage import counted
 from minillama.corpus.document import Document, no_surrogates
 from minillama.corpus.heuristics import C4Rules
 from minillama.corpus.language import WIKIPEDIA_LANGUAGES
 from minillama.corpus.mixture import OWN_SLICE
+from minillama.corpus.pipeline import ExactDuplicates, Languages, ShortTexts, Step
 from minillama.corpus.quality import PerplexityBuckets, References
-from minillama.corpus.sources import SliceSpec, Source
-from minillama.corpus.steps import ExactDuplicates, Languages, ShortTexts, Step
-from minillama.corpus.waterfall import Row
+from minillama.corpus.skip_errors import counted
+from minillama.corpus.statistics import Row
 from minillama.errors import DataError, nearest
+from minillama.scale.sources import SliceSpec, Source
 
 DOCUMENTATION_RULES = C4Rules(curly_brackets=False)
 """All of C4's rules but one: manuals of software write of brackets, and would lose half."""
@@ -27,7 +37,7 @@ DOCUMENTATION_RULES = C4Rules(curly_brackets=False)
 RECIPES: dict[str, tuple[Step, ...]] = {
     "commoncrawl": (
         ShortTexts(),
-        web.RepeatedLines(),
+        commoncrawl.RepeatedLines(),
         ShortTexts(),
         Languages(("en",)),
         PerplexityBuckets(),
@@ -38,12 +48,12 @@ RECIPES: dict[str, tuple[Step, ...]] = {
         c4.Heuristics(DOCUMENTATION_RULES),
         ShortTexts(),
         c4.RepeatedSpans(),
-        web.RepeatedLines(),  # ours: release notes repeat paragraphs of one or two sentences
+        commoncrawl.RepeatedLines(),  # ours: release notes repeat short paragraphs
         ShortTexts(),
         Languages(("en",)),
     ),
     "github": (
-        github.Licences(),
+        github.Licenses(),
         github.CodeHeuristics(),
         github.Headers(),
         ShortTexts(),
@@ -103,9 +113,9 @@ READERS: dict[str, Reader] = {
     "conversations": by_file(stackexchange.conversations),
     "crawl": crawl,
     "gutenberg": by_file(books.gutenberg),
-    "html": by_file(web.html),
+    "html": by_file(commoncrawl.html),
     "latex": arxiv.latex,
-    "posts": by_part(posts.stackexchange),
+    "posts": by_part(stackexchange_dump.stackexchange),
     "python": by_file(github.python),
     "rst": by_file(c4.rst),
     "wikipedia": by_part(wikipedia.wikipedia),

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from minillama.corpus.build import sample
-from minillama.corpus.own import readable
-from minillama.corpus.shards import open_corpus
+from minillama.corpus.token_files import open_corpus
 from minillama.errors import DataError
+from minillama.scale.build_corpus import sample
+from minillama.scale.user_texts import readable
 from minillama.tokenizer import Tokenizer, train_tokenizer
 
 DEFAULT = Path("data/corpus/nano/tokenizer.model")

@@ -14,7 +14,7 @@ from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
 from minillama.corpus.books import tidy
-from minillama.corpus.web import TooDeep, html_to_text
+from minillama.corpus.commoncrawl import TooDeep, html_to_text
 
 MAX_PAGE_BYTES = 16 * 2**20
 HTML_TYPES = ("text/html", "application/xhtml+xml")

@@ -13,8 +13,8 @@ from mwparserfromhell.nodes import Node
 from mwparserfromhell.wikicode import Wikicode
 
 from minillama.corpus.books import Members, Texts, tidy
-from minillama.corpus.damage import counted
 from minillama.corpus.scan import Ahead, cut, cut_between
+from minillama.corpus.skip_errors import counted
 
 DROPPED_SECTIONS = re.compile(
     r"^=+\s*(References|External links|See also|Notes|Further reading|Bibliography|Footnotes"

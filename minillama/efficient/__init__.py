@@ -1,9 +1,9 @@
 """The efficient implementation of Section 2.4: attention in blocks, a block's backward by hand."""
 
-from minillama.efficient.attention import blockwise_attention, full_attention
 from minillama.efficient.block_backward import BlockByHand, differentiate_by_hand
+from minillama.efficient.flash_attention import blockwise_attention, full_attention
 from minillama.efficient.recompute import recompute_blocks
-from minillama.efficient.saved import saved_bytes
+from minillama.efficient.saved_tensors import saved_bytes
 
 __all__ = [
     "BlockByHand",

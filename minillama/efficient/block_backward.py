@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from minillama.efficient.attention import fused_backward, fused_forward
+from minillama.efficient.flash_attention import fused_backward, fused_forward
 from minillama.model.attention import LayerCache
 from minillama.model.rotary import apply_rotary
 from minillama.model.transformer import Llama, TransformerBlock

@@ -1,6 +1,6 @@
 """From what a model wrote to its answer, and from answers to a score (Section 3 and Appendix A).
 
-Closed-book answers are cut and normalised as in Appendix A. Mathematical answers follow Minerva
+Closed-book answers are cut and normalized as in Appendix A. Mathematical answers follow Minerva
 (Lewkowycz et al., 2022): the answer is looked for in the text, its notation is made uniform, and
 maj1@k takes the answer that most of k samples agree on. pass@k is Chen et al. (2021), equation 1.
 """
@@ -20,20 +20,20 @@ def cut_answer(text: str) -> str:
     return line[:-1].rstrip() if line.endswith((".", ",")) else line
 
 
-def normalise(answer: str) -> str:
+def normalize(answer: str) -> str:
     """Lower case, without punctuation, articles and double blanks."""
     kept = "".join(c for c in answer.lower() if c not in string.punctuation)
     return " ".join(word for word in kept.split() if word not in ("a", "an", "the"))
 
 
 def exact_match(answer: str, accepted: Iterable[str]) -> bool:
-    """Whether the answer equals any of the accepted ones after ``normalise``.
+    """Whether the answer equals any of the accepted ones after ``normalize``.
 
     Some accepted answers ("The The", "A") have nothing left then; an empty answer is still wrong.
     """
 
     def comparable(text: str) -> str:
-        return normalise(text) or text.strip().lower()
+        return normalize(text) or text.strip().lower()
 
     return comparable(answer) in {comparable(each) for each in accepted}
 
@@ -87,7 +87,7 @@ def math_answer(text: str) -> str | None:
     found = closing[-1] if closing else last_boxed(text)
     if found is None:
         found = stated[-1] if stated else last_number(text)
-    return None if found is None else normalise_math(last_boxed(found) or found)
+    return None if found is None else normalize_math(last_boxed(found) or found)
 
 
 def _plain(number: str) -> str:
@@ -109,7 +109,7 @@ UNITS = re.compile(
 )
 
 
-def normalise_math(answer: str) -> str:
+def normalize_math(answer: str) -> str:
     r"""One notation for one value, as far as strings can go.
 
     Taken away: ``$``, blanks, sizes and fonts, units, degree and percent signs, "x=" before the

@@ -101,8 +101,8 @@ def run_programs(
 
 
 @cache
-def defences() -> dict[str, bool]:
-    """Which defences hold on this system, by name.
+def defenses() -> dict[str, bool]:
+    """Which defenses hold on this system, by name.
 
     ``limits`` (CPU time, memory, files) and ``seccomp`` (no files, processes, sockets, signals) are
     the least that is asked for; ``network`` (an empty network of its own) and ``nobody`` (not root)

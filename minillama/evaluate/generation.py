@@ -16,9 +16,9 @@ from minillama.evaluate.answers import majority, pass_at_k, zero_hit_bound
 from minillama.evaluate.execution import run_programs
 from minillama.evaluate.multiple_choice import encode, log_likelihoods
 from minillama.evaluate.tasks import Problem, Task
-from minillama.generate.batch import generate_tokens
-from minillama.generate.decoder import Decoder
-from minillama.generate.sampling import Sampling
+from minillama.inference.batch import generate_tokens
+from minillama.inference.decoder import Decoder
+from minillama.inference.sampling import Sampling
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
 
@@ -233,12 +233,12 @@ def judge(task: Task, problems: Sequence[Problem], rows: list[Row]) -> None:
         row["score"] = sum(row["scores"]) / len(texts)
 
 
-def summarise(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
+def summarize(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
     """The results of a benchmark, from its rows alone.
 
     Returns:
         ``n``, ``accuracy`` with ``se`` (None if code was not run), ``chance``, ``majority`` and
-        ``centred``, ``gold_bpb``, ``truncated`` (prompts), ``groups``, and where they apply
+        ``centered``, ``gold_bpb``, ``truncated`` (prompts), ``groups``, and where they apply
         ``zero_hit_bound``, ``samples``, ``maj1@k`` and ``pass@k``.
 
     Raises:
@@ -248,7 +248,7 @@ def summarise(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
         raise DataError(f"{task.name} has no problems", "fetch the data again")
     result: dict[str, Any] = {"n": len(rows), "chance": 0.0, "majority": 0.0}
     result |= _accuracy(rows) | {"gold_bpb": gold_bpb(rows)}
-    result["centred"] = result["accuracy"]
+    result["centered"] = result["accuracy"]
     result["truncated"] = sum(row["truncated"] > 0 for row in rows)
     result["gold_truncated"] = sum(row["gold_truncated"] > 0 for row in rows)
     groups = dict.fromkeys(row["group"] for row in rows if row["group"])

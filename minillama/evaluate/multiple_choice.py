@@ -101,11 +101,11 @@ def log_likelihoods(
         requests: ids of context and completion, and where the completion begins (see ``encode``).
         done: told how many windows each batch held, for a progress bar.
     """
-    return [value for value, _ in judgements(model, requests, done)]
+    return [value for value, _ in judgments(model, requests, done)]
 
 
 @torch.inference_mode()
-def judgements(
+def judgments(
     model: Llama,
     requests: Sequence[tuple[list[int], int]],
     done: Callable[[int], object] = lambda windows: None,

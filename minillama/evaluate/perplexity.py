@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minillama.corpus.shards import Corpus, TokenFile
+from minillama.corpus.token_files import Corpus, TokenFile
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
 

@@ -109,7 +109,7 @@ def forbid(libc: ctypes.CDLL, machine: str) -> bool:
 
 
 def lock(parent: int, seconds: int, memory: int, file_bytes: int) -> dict[str, bool]:
-    """All defences, outermost last; which of them hold."""
+    """All defenses, outermost last; which of them hold."""
     libc = ctypes.CDLL(None, use_errno=True)
     active = separate(libc)
     libc.prctl(PARENT_DEATH_SIGNAL, SIGKILL)  # after the change of account, which clears it

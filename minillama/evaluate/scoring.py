@@ -1,4 +1,4 @@
-"""From log-likelihoods to results: the paper's normalisations, and what small models can show.
+"""From log-likelihoods to results: the paper's normalizations, and what small models can show.
 
 The paper ranks choices by log P(choice | context) over the characters of the choice, and for
 OpenBookQA and BoolQ by P(choice | context) / P(choice | "Answer:"), a *difference* of logarithms
@@ -26,7 +26,7 @@ from minillama.evaluate.tasks import TASKS, Question
 from minillama.files import read_json, write_text
 
 Row = dict[str, Any]
-NORMALISERS = ("none", "characters", "bytes", "answer")
+NORMALIZERS = ("none", "characters", "bytes", "answer")
 FORMAT = 2
 """Raised when what a record holds changes, so that older ones are made again."""
 DIGITS = 6
@@ -66,14 +66,14 @@ def make_row(
     }
 
 
-def scores(row: Row, normaliser: str) -> list[float]:
-    """What the choices are ranked by, under one of ``NORMALISERS``."""
+def scores(row: Row, normalizer: str) -> list[float]:
+    """What the choices are ranked by, under one of ``NORMALIZERS``."""
     values = row["log_likelihoods"]
-    if normaliser == "none":
+    if normalizer == "none":
         return values
-    if normaliser == "answer":
+    if normalizer == "answer":
         return [value - bare for value, bare in zip(values, row["bare"], strict=True)]
-    return [value / size for value, size in zip(values, row[normaliser], strict=True)]
+    return [value / size for value, size in zip(values, row[normalizer], strict=True)]
 
 
 def credit(values: Sequence[float], answer: int) -> float:
@@ -86,18 +86,18 @@ def credit(values: Sequence[float], answer: int) -> float:
     return (answer in best) / len(best)
 
 
-def credits(rows: Sequence[Row], normaliser: str) -> list[float]:
+def credits(rows: Sequence[Row], normalizer: str) -> list[float]:
     """The credit of each question; a generated answer carries its own ``score``."""
     return [
-        row["score"] if "score" in row else credit(scores(row, normaliser), row["answer"])
+        row["score"] if "score" in row else credit(scores(row, normalizer), row["answer"])
         for row in rows
     ]
 
 
 def rules(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The normalisers that can be worked out: ``answer`` needs every choice after "Answer:"."""
+    """The normalizers that can be worked out: ``answer`` needs every choice after "Answer:"."""
     complete = all(None not in row["bare"] for row in rows)
-    return NORMALISERS if complete else tuple(name for name in NORMALISERS if name != "answer")
+    return NORMALIZERS if complete else tuple(name for name in NORMALIZERS if name != "answer")
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -124,47 +124,47 @@ def margin(values: Sequence[float], answer: int) -> float:
     return values[answer] - max(value for i, value in enumerate(values) if i != answer)
 
 
-def summarise(rows: Sequence[Row], normaliser: str) -> dict[str, Any]:
+def summarize(rows: Sequence[Row], normalizer: str) -> dict[str, Any]:
     """The results of a multiple-choice benchmark.
 
     Args:
         rows: one for each question, as ``make_row`` makes them.
-        normaliser: the one that the paper uses for the task.
+        normalizer: the one that the paper uses for the task.
 
     Returns:
         ``n``, ``chance``, ``majority`` (always taking the place that is right most often),
-        ``accuracy`` under the paper's normaliser with its standard error ``se``, ``centred`` (0 at
-        chance, 1 at the top), ``accuracies`` under every normaliser that was
+        ``accuracy`` under the paper's normalizer with its standard error ``se``, ``centered`` (0 at
+        chance, 1 at the top), ``accuracies`` under every normalizer that was
         scored, ``gold_bpb`` (bits per byte of the right answers), ``context_gain`` (the bits per
         byte that the question saves: 0 for a model that ignores it), ``correct_probability``,
         ``margin``, ``truncated`` (questions with a prompt that did not fit), and ``groups``.
     """
     n = len(rows)
     chance = sum(1 / len(row["characters"]) for row in rows) / n
-    ranked = [(scores(row, normaliser), row["answer"]) for row in rows]
+    ranked = [(scores(row, normalizer), row["answer"]) for row in rows]
     accuracy, se = mean_and_error([credit(*each) for each in ranked])
     return {
         "n": n,
-        "normaliser": normaliser,
+        "normalizer": normalizer,
         "chance": chance,
         "majority": Counter(row["answer"] for row in rows).most_common(1)[0][1] / n,
         "accuracy": accuracy,
         "se": se,
-        "centred": (accuracy - chance) / (1 - chance),
+        "centered": (accuracy - chance) / (1 - chance),
         "accuracies": {name: sum(credits(rows, name)) / n for name in rules(rows)},
         "gold_bpb": bits_per_byte(rows),
         "context_gain": bits_per_byte(rows, "bare") - bits_per_byte(rows),
         "correct_probability": sum(correct_probability(*each) for each in ranked) / n,
         "margin": sum(margin(*each) for each in ranked) / n,
         "truncated": sum(any(row["truncated"]) for row in rows),
-        "groups": by_group(rows, normaliser),
+        "groups": by_group(rows, normalizer),
     }
 
 
-def by_group(rows: Sequence[Row], normaliser: str) -> dict[str, dict[str, float]]:
+def by_group(rows: Sequence[Row], normalizer: str) -> dict[str, dict[str, float]]:
     """Accuracy and n of each group; questions of ``STEM/astronomy`` also count to ``STEM``."""
     parts: dict[str, list[float]] = {}
-    for row, point in zip(rows, credits(rows, normaliser), strict=True):
+    for row, point in zip(rows, credits(rows, normalizer), strict=True):
         for name in {row["group"], row["group"].split("/")[0]} - {""}:
             parts.setdefault(name, []).append(point)
     return {
@@ -228,7 +228,7 @@ def compare(first: Path, second: Path, samples: int = 10_000) -> dict[str, dict[
             )
         if any(row.get("score", 0) is None for row in (*mine[key], *theirs[key])):
             continue  # programs that were not run
-        rule = TASKS[key.split("-")[0]].normaliser
+        rule = TASKS[key.split("-")[0]].normalizer
         told[key] = paired_bootstrap(credits(mine[key], rule), credits(theirs[key], rule), samples)
     return told
 

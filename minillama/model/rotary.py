@@ -1,7 +1,7 @@
 """Rotary position embeddings (Su et al., 2021), applied to queries and keys in every layer.
 
-Features are taken in neighbouring pairs (0, 1), (2, 3), ... as in Meta's code; Hugging Face pairs
-feature i with i + head_dim / 2 instead, and ``minillama.convert`` holds the permutation.
+Features are taken in neighboring pairs (0, 1), (2, 3), ... as in Meta's code; Hugging Face pairs
+feature i with i + head_dim / 2 instead, and ``minillama.interop`` holds the permutation.
 
 To read further than it was trained, a model may turn more slowly (``ModelConfig.rope_scaling``).
 """
@@ -49,7 +49,7 @@ def scaled_frequencies(config: ModelConfig) -> Tensor:
     With f the plain frequencies and s the scaling's factor:
 
     * ``linear``, position interpolation (Chen et al., 2023): f / s. Position m gets the angles
-      that m / s had in training, so none is new, but neighbours are harder to tell apart.
+      that m / s had in training, so none is new, but neighbors are harder to tell apart.
     * ``ntk`` and ``dynamic``: another base; see ``ModelConfig.rope_base``.
     * ``yarn`` (Peng et al., 2023, NTK-by-parts): a mean of f / s and f by pair. A pair that turns
       more than beta_fast times within the original context has seen all its angles and keeps f; one

@@ -15,7 +15,7 @@ from minillama.model.rotary import model_table
 
 
 class TransformerBlock(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x)): normalise before, add after."""
+    """x + attention(norm(x)), then x + feed_forward(norm(x)): normalize before, add after."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class Llama(nn.Module):
     def init_weights(self) -> None:
         """Normal weights that keep the size of what flows through them, whatever the width d.
 
-        The paper does not state its initialisation. Here embeddings have variance 1 and matrices
+        The paper does not state its initialization. Here embeddings have variance 1 and matrices
         1 / d, which keeps it; the two that write to the residual stream are divided by sqrt(2 L),
         so that depth does not add to it; ``output`` is small, so that the first prediction is
         nearly uniform. At 7B's width 1 / sqrt(d) is 0.016, close to the 0.02 of GPT-2.
@@ -76,7 +76,7 @@ class Llama(nn.Module):
         Args:
             tokens: ``(batch, seq)`` int64.
             targets: ``(batch, seq)`` int64, the token that follows each; -100 is not counted.
-            cache: when generating, one for each layer; see ``minillama.generate.cache``.
+            cache: when generating, one for each layer; see ``minillama.inference.kv_cache``.
             start: the position of the first of these tokens, that is how many the cache holds.
 
         Returns:

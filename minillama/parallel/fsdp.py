@@ -22,7 +22,7 @@ from minillama.model import Llama
 from minillama.parallel.mesh import ParallelConfig
 
 
-def parallelise(
+def parallelize(
     model: Llama,
     config: ParallelConfig,
     mesh: DeviceMesh,
@@ -33,7 +33,7 @@ def parallelise(
     """Spread ``model`` over a mesh of ``build_mesh``, in place, and return it.
 
     Its parameters become DTensors under the same names, of which each process holds a piece. A
-    model on the meta device stays there: see ``initialise``.
+    model on the meta device stays there: see ``initialize``.
 
     Args:
         dtype: of the products, and of the weights while they are gathered. The pieces that the

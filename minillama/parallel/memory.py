@@ -50,7 +50,7 @@ GPUS: dict[str, GPU] = {  # from the makers' data sheets; float16 for V100 and T
 }
 
 
-def recognise_gpu(device_name: str) -> str | None:
+def recognize_gpu(device_name: str) -> str | None:
     """The key in ``GPUS`` of what torch calls, say, "NVIDIA A100-SXM4-80GB"; None if unknown."""
     words = set(re.split(r"[\s-]+", device_name.lower()))
     return next((key for key in GPUS if words.issuperset(key.split("-"))), None)
@@ -96,7 +96,7 @@ def activation_bytes(
 
     Numbers kept for a token in one layer, of width d with a feed-forward of width f:
 
-    - ``none``: of both norms the input, the normalised vector and the output 6d; q k v 3d; the
+    - ``none``: of both norms the input, the normalized vector and the output 6d; q k v 3d; the
       attention's output d; w1 x, SiLU(w1 x), w3 x and their product 4f. That is what autograd
       keeps in ``minillama.model``.
     - ``selective``, the paper's choice: the outputs of linear layers and of the attention, with
@@ -241,7 +241,7 @@ class Plan:
 
     @property
     def mwh(self) -> float:
-        """Energy, with the data centre's share."""
+        """Energy, with the data center's share."""
         return energy_mwh(self.gpu_hours, GPUS[self.gpu].power)
 
     @property

@@ -3,7 +3,7 @@
 The processes of a run are laid out as a box of ``replicate`` x ``shard`` x ``tensor``:
 
 - the ranks along ``tensor`` read the same sequences and each multiply by a piece of every matrix
-  (``parallel.tensor``); they talk in every layer, so they are neighbours: ranks 0, 1, 2, ...;
+  (``parallel.tensor``); they talk in every layer, so they are neighbors: ranks 0, 1, 2, ...;
 - the ranks along ``shard`` read different sequences and each keep a piece of the weights,
   gradients and moments (``parallel.fsdp``);
 - along ``replicate``, all that is repeated, and gradients are averaged: hybrid sharding.

@@ -89,12 +89,12 @@ from minillama.teach.check_web import (
     check_spans,
     check_threshold,
 )
-from minillama.teach.display import COLOURS, show, start
+from minillama.teach.display import COLORS, show, start
 from minillama.teach.proof import agreement, relative_error
 from minillama.teach.published import published_run
 
 __all__ = [
-    "COLOURS",
+    "COLORS",
     "agreement",
     "check_accumulate",
     "check_all_k",

@@ -79,9 +79,9 @@ def check_layer_norm_backward(answer: Callable) -> str:
         output = F.layer_norm(x, shape[-1:], weight, bias, eps=1e-6)
         of_x, of_weight, of_bias = torch.autograd.grad(output, (x, weight, bias), grad)
         with torch.no_grad():
-            centred = x - x.mean(-1, keepdim=True)
-            scale = (centred.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
-            unit, g = centred * scale, grad * weight
+            centered = x - x.mean(-1, keepdim=True)
+            scale = (centered.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
+            unit, g = centered * scale, grad * weight
             given = answer(unit.clone(), scale.clone(), weight.clone(), grad.clone())
             along = unit * (g * unit).mean(-1, keepdim=True)
             hints = {

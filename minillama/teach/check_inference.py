@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from minillama.analysis.inference import BANDWIDTH
+from minillama.analysis.inference_budget import BANDWIDTH
 from minillama.parallel.memory import GPUS
 from minillama.teach.checking import exercise, expect, is_number, same_number
 

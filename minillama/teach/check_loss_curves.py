@@ -67,7 +67,7 @@ def check_noise(answer: Callable) -> str:
         right = float(np.diff(losses).std() / math.sqrt(2))
         hints = {
             f"{call}: the spread of the curve itself holds its fall as well; take differences of "
-            "neighbours, in which the fall hardly shows": losses.std(),
+            "neighbors, in which the fall hardly shows": losses.std(),
             f"{call}: a difference has the noise of two steps: divide its spread by the root of 2":
                 math.sqrt(2) * right,
             f"{call}: divide by the root of 2, not by 2": right / math.sqrt(2),

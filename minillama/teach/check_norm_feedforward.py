@@ -52,7 +52,7 @@ def check_layer_norm(answer: Callable) -> str:
     for shape in ((2, 3, 8), (4, 16)):
         x = seeded(*shape) + 3.0
         given = answer(x.clone(), rms_norm)
-        expect(not close(given, rms_norm(x)), "that is RMSNorm itself: centre the vector first")
+        expect(not close(given, rms_norm(x)), "that is RMSNorm itself: center the vector first")
         over_all = rms_norm(x - x.mean())
         expect(
             not close(given, over_all),
@@ -60,9 +60,9 @@ def check_layer_norm(answer: Callable) -> str:
             "position needs its own, over its features",
         )
         late = rms_norm(x) - rms_norm(x).mean(-1, keepdim=True)
-        expect(not close(given, late), "you centred after normalising; the order matters")
+        expect(not close(given, late), "you centered after normalizing; the order matters")
         same_tensor(given, F.layer_norm(x, shape[-1:], eps=1e-6), f"LayerNorm of shape {shape}")
-    return "LayerNorm is RMSNorm of the centred vector; LLaMA leaves the centring out"
+    return "LayerNorm is RMSNorm of the centered vector; LLaMA leaves the centering out"
 
 
 @exercise

@@ -22,7 +22,7 @@ from minillama.teach.checking import (
 )
 
 PATIENCE = 1.0
-"""Seconds that a thread waits for its neighbours."""
+"""Seconds that a thread waits for its neighbors."""
 
 
 class _Stuck(Exception):
@@ -99,7 +99,7 @@ def check_ring(answer: Callable) -> str:
             f"{size} ranks: right, but a rank passed on {max(passed)} numbers and {least} are "
             "enough: one piece a turn, the one that has just come",
         )
-    return "2 (n - 1) pieces from each rank, to its neighbour only"
+    return "2 (n - 1) pieces from each rank, to its neighbor only"
 
 
 def _play_sum(answer: Callable, tensors: tuple[Tensor, ...], size: int) -> tuple[list[Any], ...]:
@@ -170,7 +170,7 @@ def check_split_feed_forward(answer: Callable) -> str:
 def check_mesh_sequences(answer: Callable) -> str:
     """``answer(rank, world, tensor, batch) -> numbers of the sequences that this rank reads``.
 
-    The ranks of a tensor group are neighbours: 0 to tensor - 1, and so on.
+    The ranks of a tensor group are neighbors: 0 to tensor - 1, and so on.
     """
     for world, tensor, batch in ((4, 1, 8), (2, 2, 4), (4, 2, 8), (16, 4, 8)):
         call = f"{batch} sequences on {world} ranks, tensor = {tensor}"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from minillama.corpus.near_duplicates import candidate_probability
+from minillama.corpus.deduplicate import candidate_probability
 from minillama.teach.checking import exercise, expect
 
 

@@ -61,7 +61,7 @@ def check_half_split(answer: Callable) -> str:
         backwards = torch.equal(given, inverse) and not torch.equal(inverse, right)
         expect(
             not backwards,
-            "that is the permutation from half-split to neighbouring pairs: you need the other way",
+            "that is the permutation from half-split to neighboring pairs: you need the other way",
         )
         mixed = torch.cat((weight[0::2], weight[1::2]))
         expect(

@@ -45,7 +45,7 @@ def check_merge(answer: Callable) -> str:
             found < 2 or given.count(left + right) > 1,
             f"{call} = {given}: only the first pair was merged",
         )
-        expect(found or given == symbols, f"{call} = {given}: no two neighbours are that pair")
+        expect(found or given == symbols, f"{call} = {given}: no two neighbors are that pair")
         expect(given == wanted, f"{call} = {given} and should be {wanted}")
     return "pairs are found from left to right, without overlap"
 

@@ -8,8 +8,8 @@ import matplotlib.pyplot as plt
 import torch
 from cycler import cycler
 
-COLOURS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
-"""Okabe and Ito's palette: told apart by readers with any kind of colour vision."""
+COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+"""Okabe and Ito's palette: told apart by readers with any kind of color vision."""
 
 
 def show(*objects: object) -> None:
@@ -42,7 +42,7 @@ def start(seed: int = 0) -> None:
     torch.set_num_threads(1)
     plt.rcParams.update(
         {
-            "axes.prop_cycle": cycler(color=COLOURS),
+            "axes.prop_cycle": cycler(color=COLORS),
             "axes.spines.top": False,
             "axes.spines.right": False,
             "axes.grid": True,

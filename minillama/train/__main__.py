@@ -2,6 +2,6 @@
 
 import sys
 
-from minillama.cli import main
+from minillama.apps.cli import main
 
 main(["train", *sys.argv[1:]])

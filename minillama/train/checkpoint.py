@@ -25,8 +25,8 @@ from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, MinillamaError
 from minillama.files import atomic_path, read_json, remove, sha256, write_json
 from minillama.model import Llama
+from minillama.scale.checkpoint_storage import INDEX, MEND, PieceReader, fill, is_weight, read_index
 from minillama.tokenizer import Tokenizer
-from minillama.train.pieces import INDEX, MEND, PieceReader, fill, is_weight, read_index
 
 PARTS = ("model.safetensors", "optimizer.pt", "state.json")
 PIECES = re.compile(r"(weights|moments)-\d{5}-of-\d{5}\.safetensors")

@@ -17,26 +17,27 @@ from torch.distributed.fsdp import FSDPModule
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
-from minillama.corpus.shards import Corpus, open_corpus
+from minillama.corpus.token_files import Corpus, open_corpus
 from minillama.efficient import differentiate_by_hand
 from minillama.efficient.recompute import recompute_blocks
 from minillama.errors import CheckpointError
 from minillama.files import atomic_path, remove, sha256
 from minillama.model import Llama
-from minillama.parallel.fsdp import parallelise, send_gradients
-from minillama.parallel.initialise import initialise
+from minillama.parallel.fsdp import parallelize, send_gradients
+from minillama.parallel.initialize import initialize
 from minillama.parallel.mesh import check_mesh
+from minillama.scale import distributed_checkpoint
+from minillama.scale.agreement import facts
+from minillama.scale.crew import Crew
+from minillama.scale.meeting import meet
+from minillama.scale.runtime import World, join_world, leave_world
 from minillama.tokenizer import Tokenizer
-from minillama.train import checkpoint, sharded
-from minillama.train.agreement import facts
+from minillama.train import checkpoint
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.config import TrainConfig, check_same_run, read_config, write_config
-from minillama.train.crew import Crew
-from minillama.train.distributed import World, join_world, leave_world
+from minillama.train.dataloader import DataOrder
 from minillama.train.log import append_metrics, rewind_metrics
-from minillama.train.meeting import meet
 from minillama.train.optimizer import build_optimizer, clip_gradients, learning_rate
-from minillama.train.order import DataOrder
 from minillama.train.stop import Interrupted, StopRequest
 from minillama.train.validation import validate
 
@@ -80,8 +81,10 @@ def _train(config: TrainConfig, world: World, stop: StopRequest) -> None:
     model, step_model = build_model(config, world)
     optimizer = build_optimizer(model, config.optimizer)
     if start:
-        sharded.restore(config.run, start, model, optimizer)
-    saver = sharded.Saver(config.run, config.milestone_steps(), world, config.async_save)
+        distributed_checkpoint.restore(config.run, start, model, optimizer)
+    saver = distributed_checkpoint.Saver(
+        config.run, config.milestone_steps(), world, config.async_save
+    )
     bar = progress_bar(config, start, world)
     for step in range(start + 1, total + 1):
         began = time.perf_counter()
@@ -161,8 +164,8 @@ def build_model(config: TrainConfig, world: World) -> tuple[Llama, nn.Module]:
         with torch.device("meta"):
             model = Llama(config.model)
         by_hand = config.backward == "by_hand"
-        parallelise(model, config.parallel, world.mesh, config.dtype, config.compile, by_hand)
-        initialise(model, world.device, config.seed)
+        parallelize(model, config.parallel, world.mesh, config.dtype, config.compile, by_hand)
+        initialize(model, world.device, config.seed)
         return model, model
     torch.manual_seed(config.seed)
     model = Llama(config.model).to(world.device)
@@ -199,7 +202,7 @@ def open_run(config: TrainConfig, corpus: Corpus, world: World) -> int:
         check_same_run(read_config(told), config, run)
     steps = {f"the checkpoints of {run}": checkpoint.steps(run)}
     world.crew.agree("run", {"the corpus": corpus.fingerprint[:12]} | steps)
-    start = sharded.last_good(run, world) or 0
+    start = distributed_checkpoint.last_good(run, world) or 0
     if not start and checkpoint.steps(run):  # what is left may still be of use to somebody
         raise CheckpointError(
             f"every checkpoint of {run} is damaged",

@@ -4,11 +4,11 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from minillama.corpus.shards import Corpus
+from minillama.corpus.token_files import Corpus
 from minillama.evaluate.perplexity import batches, score, valid_bits_per_byte
 from minillama.model import Llama
+from minillama.scale.runtime import World
 from minillama.train.config import TrainConfig
-from minillama.train.distributed import World
 
 
 def validate(model: Llama, corpus: Corpus, config: TrainConfig, world: World) -> dict:

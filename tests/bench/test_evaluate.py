@@ -9,7 +9,7 @@ pytest.importorskip("accelerate")
 import torch
 from benchmarks import make_wheel
 
-from minillama import cli
+from minillama.apps import cli
 from minillama.bench import evaluate as bench
 from minillama.evaluate.tasks import find_task, load_questions
 
@@ -43,9 +43,9 @@ def test_a_difference_is_not_passed_over(small):
     right = [[float(i == q.answer) for i in range(4)] for q in asked]
     wrong = [[float(i != q.answer) for i in range(4)] for q in asked]
     times = {"a": [1.0, 4.0, 1.0], "b": [0.5, 1.0, 1.0]}
-    row = bench.summarise("b", asked, times, {"a": right, "b": wrong})
+    row = bench.summarize("b", asked, times, {"a": right, "b": wrong})
     assert row.furthest == 1 and (row.accuracy, row.rate, row.ratio) == (0, 4, 2)
-    assert bench.summarise("a", asked, times, {"a": right}).accuracy == 1
+    assert bench.summarize("a", asked, times, {"a": right}).accuracy == 1
 
 
 def test_the_verb_is_there(capsys):

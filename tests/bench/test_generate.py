@@ -8,7 +8,7 @@ from tiny import TinyCorpus, tiny_config
 
 from minillama.bench import generate as bench
 from minillama.config import ModelConfig
-from minillama.corpus.shards import open_corpus
+from minillama.corpus.token_files import open_corpus
 from minillama.errors import ConfigError, DataError
 from minillama.evaluate.perplexity import valid_bits_per_byte
 from minillama.model import Llama
@@ -109,7 +109,7 @@ def test_the_cost_of_int8_is_told_for_a_run(tiny_corpus: TinyCorpus, tmp_path, c
     shown = capsys.readouterr().out
     corpus = open_corpus(tiny_corpus.folder)
     model, _ = bench.load_model(tmp_path / "run")
-    float32, eight = bench.quantisation_cost(model, corpus, 200)
+    float32, eight = bench.quantization_cost(model, corpus, 200)
     scored = valid_bits_per_byte(model, corpus, 200, model.config.max_seq_len)["bpb"]
     assert float32 == pytest.approx(scored, rel=1e-6)
     assert eight != float32 and eight == pytest.approx(float32, rel=0.02)

@@ -9,7 +9,7 @@ from minillama.bench import mfu as bench
 from minillama.bench.train import flops_per_token
 from minillama.config import ModelConfig
 from minillama.errors import ConfigError
-from minillama.parallel.memory import recognise_gpu
+from minillama.parallel.memory import recognize_gpu
 
 TINY = ModelConfig(64, 3, 2, vocab_size=128, multiple_of=16, max_seq_len=48)
 
@@ -76,8 +76,8 @@ def test_the_default_size_on_a_gpu():
         ("NVIDIA GeForce RTX 3090", None),
     ],
 )
-def test_gpus_are_recognised_by_name(device, key):
-    assert recognise_gpu(device) == key
+def test_gpus_are_recognized_by_name(device, key):
+    assert recognize_gpu(device) == key
 
 
 def test_what_cannot_be_measured(tiny):

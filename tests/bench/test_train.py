@@ -38,7 +38,7 @@ def copied(ours, theirs):
             state[f"{OUTER[stem]}.weight"] = weight
             continue
         _, layer, part = stem.split(".", 2)
-        if part in ("attention.wq", "attention.wk"):  # from neighbouring pairs to halves
+        if part in ("attention.wq", "attention.wk"):  # from neighboring pairs to halves
             heads = ours.config.n_heads
             weight = (
                 weight.view(heads, -1, 2, weight.shape[1]).transpose(1, 2).reshape(weight.shape)

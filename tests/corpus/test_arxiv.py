@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minillama.corpus.arxiv import clean_latex, join_files, latex, remove_comments
-from minillama.corpus.macros import MIN_LIMIT, expand_macros
+from minillama.corpus.latex_macros import MIN_LIMIT, expand_macros
 
 PAPER = r"""\documentclass{article} % a class
 \newcommand{\R}{\mathbb{R}}

@@ -1,4 +1,4 @@
-"""datatrove's output is the built-in build's for every recipe; RedPajama's licences and repairs."""
+"""datatrove's output is the built-in build's for every recipe; RedPajama's licenses and repairs."""
 
 import bz2
 import json
@@ -11,15 +11,15 @@ from tiny import MIT, code, prose, sdist, wheel, write_sources
 pytest.importorskip("datatrove")
 pytest.importorskip("datasets")
 
-from minillama.corpus import build, redpajama, trove
-from minillama.corpus.clean import Workshop
+from minillama.corpus.pipeline import Around
 from minillama.corpus.recipes import RECIPES
-from minillama.corpus.redpajama import build_full, documents, find_files
-from minillama.corpus.steps import Around
-from minillama.corpus.trove import Engine, run_trove
-from minillama.corpus.waterfall import Row
+from minillama.corpus.statistics import Row
 from minillama.errors import ConfigError, DataError
 from minillama.paper import TABLE1
+from minillama.scale import build_corpus, datatrove, redpajama
+from minillama.scale.clean import Workshop
+from minillama.scale.datatrove import Engine, run_trove
+from minillama.scale.redpajama import build_full, documents, find_files
 from minillama.tokenizer import train_tokenizer
 
 PAPER = (
@@ -71,7 +71,7 @@ def places(tmp_path_factory):
     sources = write_sources(root / "sources.toml", packages)
     around = Around(sources, root / "downloads", scratch=root / "work")
     shop = Workshop(root / "work", around)
-    build.build_text(root / "corpus", shop, "nano", None, 1.0, 1)
+    build_corpus.build_text(root / "corpus", shop, "nano", None, 1.0, 1)
     return root
 
 
@@ -100,13 +100,13 @@ def test_a_killed_worker_of_datatrove_is_one_line(places, tmp_path, monkeypatch)
     folder.mkdir()
     for i in range(4):
         (folder / f"{i}.rst").write_text(prose(i))
-    real = trove.READERS["rst"]
-    monkeypatch.setitem(trove.READERS, "rst", read)
+    real = datatrove.READERS["rst"]
+    monkeypatch.setitem(datatrove.READERS, "rst", read)
     where = {"folder": folder, "reader": "rst", "sources": places / "sources.toml"}
     with pytest.raises(DataError, match=r"a process was killed\. Run again"):
         run_trove("c4", tmp_path / "out", Engine(tasks=4, workers=2), **where)
     assert not (tmp_path / "out" / "clean").exists()
-    monkeypatch.setitem(trove.READERS, "rst", real)
+    monkeypatch.setitem(datatrove.READERS, "rst", real)
     run_trove("c4", tmp_path / "out", Engine(tasks=4, workers=2), **where)
     assert len(list((tmp_path / "out" / "clean").iterdir())) == 4
 
@@ -133,12 +133,12 @@ def write_lines(path, metas):
     path.write_text("".join(json.dumps(line) + "\n" for line in told))
 
 
-def test_only_the_papers_licences(tokenizer, tmp_path):
-    licences = ["mit", "apache-2.0", "bsd-3-clause", "bsd-2-clause", "gpl-3.0", "mpl-2.0", None]
-    write_lines(tmp_path / "r/github/filtered_1.sampled.jsonl", [{"license": n} for n in licences])
+def test_only_the_papers_licenses(tokenizer, tmp_path):
+    licenses = ["mit", "apache-2.0", "bsd-3-clause", "bsd-2-clause", "gpl-3.0", "mpl-2.0", None]
+    write_lines(tmp_path / "r/github/filtered_1.sampled.jsonl", [{"license": n} for n in licenses])
     build_full(tmp_path / "r", tokenizer, tmp_path / "c", workers=1)
     told = json.loads((tmp_path / "c" / "manifest.json").read_text())["slices"]["github"]
-    assert told["dropped"] == {"another licence": 2} and told["documents_in"] == 7
+    assert told["dropped"] == {"another license": 2} and told["documents_in"] == 7
 
 
 def test_zstandard_files_that_are_cut_are_told(tmp_path):

@@ -8,7 +8,7 @@ from tiny import WORDS, python, wheel, write_sources
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from minillama.corpus.build import build
+from minillama.scale.build_corpus import build
 data = Path(sys.argv[1])
 build(name="big", vocab_size=320, slice_mb=0.5, data=data, sources=data / "sources.toml",
       downloads=data / "downloads", workers=1)

@@ -5,6 +5,7 @@ from collections import Counter
 
 import pytest
 
+from minillama.corpus.hash_set import SeenHashes
 from minillama.corpus.heuristics import (
     C4Rules,
     clean_page,
@@ -13,7 +14,6 @@ from minillama.corpus.heuristics import (
     page_rules,
     sentences,
 )
-from minillama.corpus.seen import SeenHashes
 
 GOOD = "Llamas live in the high Andes.\nThey carry loads for people there.\nWool is cut every year."
 OFF = C4Rules(

@@ -16,16 +16,16 @@ from itertools import pairwise
 import pytest
 from tiny import make_corpus, prose, sdist, write_sources
 
-from minillama.corpus import archive, arxiv, macros, posts, recipes, wikipedia
+from minillama.corpus import archive, arxiv, latex_macros, recipes, stackexchange_dump, wikipedia
 from minillama.corpus.archive import read_members
 from minillama.corpus.arxiv import clean_latex, latex, remove_comments
 from minillama.corpus.c4 import rst, strip_rst, unwrap
+from minillama.corpus.commoncrawl import TooDeep, check_depth, html_to_text
 from minillama.corpus.github import without_header
-from minillama.corpus.posts import post_text
 from minillama.corpus.recipes import READERS
 from minillama.corpus.scan import cut_between
-from minillama.corpus.shards import open_corpus, read_documents
-from minillama.corpus.web import TooDeep, check_depth, html_to_text
+from minillama.corpus.stackexchange_dump import post_text
+from minillama.corpus.token_files import open_corpus, read_documents
 from minillama.corpus.wikipedia import Tangled, clean_wikitext
 from minillama.errors import DataError
 
@@ -70,15 +70,15 @@ def test_uses_that_are_never_closed_do_not_hang_latex(use):
 def test_a_macro_cannot_write_more_than_there_is_memory():
     body, argument = "#1" * N, "a" * N  # together 3.6 GB
     tracemalloc.start()
-    text = macros.expand_macros(rf"\newcommand{{\x}}[1]{{{body}}}\x{{{argument}}}")
+    text = latex_macros.expand_macros(rf"\newcommand{{\x}}[1]{{{body}}}\x{{{argument}}}")
     assert tracemalloc.get_traced_memory()[1] < 50e6
     tracemalloc.stop()
     assert text == rf"\x{{{argument}}}"
 
 
 def test_nested_arguments_that_double_do_not_hang():
-    text = macros.expand_macros(r"\newcommand{\x}[1]{#1#1}" + r"\x{" * 60 + "a" + "}" * 60)
-    assert 60 < len(text) <= macros.MIN_LIMIT
+    text = latex_macros.expand_macros(r"\newcommand{\x}[1]{#1#1}" + r"\x{" * 60 + "a" + "}" * 60)
+    assert 60 < len(text) <= latex_macros.MIN_LIMIT
 
 
 def test_verbatim_text_is_found_as_by_a_regular_expression():
@@ -90,7 +90,7 @@ def test_verbatim_text_is_found_as_by_a_regular_expression():
              r"\begin{lstlisting}", r"\end{lstlisting}", "a"]  # fmt: skip
     for seed in range(2_000):
         text = "".join(atoms[(seed * 7919 + i * i * 104_729 + i * seed) % 10] for i in range(9))
-        found, at, literals = [], 0, macros.Literals(text)
+        found, at, literals = [], 0, latex_macros.Literals(text)
         while span := literals(at):
             found.append(span)
             at = span[1]
@@ -214,7 +214,7 @@ def test_a_full_disk_under_the_database_is_told(monkeypatch):
     def connect(*_):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(posts.sqlite3, "connect", connect)
+    monkeypatch.setattr(stackexchange_dump.sqlite3, "connect", connect)
     with pytest.raises(DataError, match=r"disk is full\. Make room"):
         list(READERS["posts"]([("a/Posts.xml", b"<posts/>")], Counter()))
 

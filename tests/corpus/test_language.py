@@ -18,9 +18,9 @@ from minillama.corpus.language import (
     WIKIPEDIA_LANGUAGES,
     LanguageModel,
 )  # fmt: skip
-from minillama.corpus.sources import load_sources
 from minillama.corpus.wikipedia import articles, clean_wikitext
 from minillama.errors import DataError
+from minillama.scale.sources import load_sources
 
 DOWNLOADS, SOURCES = ROOT / "data" / "downloads", ROOT / "data" / "sources.toml"
 FOLDERS = {
@@ -123,7 +123,7 @@ def test_a_model_that_is_not_there(tmp_path):
 
 def test_the_model_is_in_the_pinned_wheel():
     with zipfile.ZipFile(archive(PACKAGE)) as wheel:
-        assert wheel.getinfo(MEMBER).file_size < 2**20  # the quantised one: 0.9 MB, not 126
+        assert wheel.getinfo(MEMBER).file_size < 2**20  # the quantized one: 0.9 MB, not 126
 
 
 def test_the_temporary_file_goes(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ def test_the_whole_mixture_is_table_1():
         (["mytexts"], {"mytexts": 1}),
     ],
 )  # fmt: skip
-def test_shares_are_renormalised_over_what_is_present(present, by_hand):
+def test_shares_are_renormalized_over_what_is_present(present, by_hand):
     weights = mixture(present)
     assert weights == pytest.approx(by_hand)
     assert list(weights) == list(by_hand)

@@ -53,7 +53,7 @@ def test_terciles_put_a_third_into_each_bucket():
 
 def test_the_classifier_s_report_is_about_pages_it_did_not_see():
     # Half of the random pages are prose, like all references: at best half of what is called a
-    # reference is one, and no amount of training shows that on the pages that were learnt.
+    # reference is one, and no amount of training shows that on the pages that were learned.
     references = [prose(seed) for seed in range(100)]
     random = [prose(seed) if seed % 2 else code(seed) for seed in range(1_000, 1_200)]
     report = ReferenceClassifier(references, random).report

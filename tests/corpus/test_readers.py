@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from minillama.corpus import books, c4, github, stackexchange, web, wikipedia
-from minillama.corpus.seen import SeenHashes
+from minillama.corpus import books, c4, commoncrawl, github, stackexchange, wikipedia
+from minillama.corpus.hash_set import SeenHashes
 
 
 def only(texts):
@@ -16,7 +16,7 @@ def only(texts):
     return text
 
 
-LICENCE = "This eBook is for the use of anyone anywhere at no cost."
+LICENSE = "This eBook is for the use of anyone anywhere at no cost."
 STORY = "CHAPTER I.\n\nIt rained all day — and the miller slept.\n\nIn the end he woke."
 
 
@@ -44,15 +44,15 @@ STORY = "CHAPTER I.\n\nIt rained all day — and the miller slept.\n\nIn the end
 @pytest.mark.parametrize(
     "encoding, newline", [("utf-8", "\r\n"), ("latin-1", "\n"), ("utf-8", "\r")]
 )
-def test_gutenberg_licences_are_stripped(begin, end, encoding, newline):
+def test_gutenberg_licenses_are_stripped(begin, end, encoding, newline):
     story = STORY if encoding == "utf-8" else STORY.replace("—", "é")
-    book = f"{LICENCE}\n\n{begin}\n\n\n\n\n{story}   \n\n\n{end}\n\n{LICENCE}\n".replace(
+    book = f"{LICENSE}\n\n{begin}\n\n\n\n\n{story}   \n\n\n{end}\n\n{LICENSE}\n".replace(
         "\n", newline
     )
     assert only(books.gutenberg([("rain.txt", book.encode(encoding))])) == story
 
 
-def test_a_book_without_a_licence_stays_whole():
+def test_a_book_without_a_license_stays_whole():
     told = "He came to the end of the road. The END OF a book is not this."
     assert only(books.gutenberg([("a.txt", told.encode())])) == told
 
@@ -150,7 +150,7 @@ It does so all year, through hills and fields and past the old mill.</p><!-- hid
 @pytest.mark.parametrize("encoding", ["utf-8", "iso-8859-1"])
 def test_html_becomes_its_main_text(encoding):
     page = PAGE.format(word="één").encode(encoding)
-    text = only(web.html([("rivers.html", page)]))
+    text = only(commoncrawl.html([("rivers.html", page)]))
     assert text.startswith("Rivers\n")
     assert "A river is long & wide; één flows to the sea." in re.sub(r"\s+", " ", text)
     for gone in ("<", "¶", "secret", "color", "Home", "Our site", "cookies", "hidden"):
@@ -173,7 +173,7 @@ def source(header, body=FUNCTION * 4):
         "#!/usr/bin/env python\r\n#\r\n# This module is under the MIT license\r\n",
     ],
 )
-def test_licence_headers_leave_the_code(header):
+def test_license_headers_leave_the_code(header):
     assert source(header) == FUNCTION * 4
 
 
@@ -294,7 +294,7 @@ def test_lines_met_before_are_dropped_in_later_pages():
         "HOME!\nBoats float.\nrelease 3.4\nBoats float.",
         "Rivers are long.\n\nMills turn.",
     ]
-    assert [web.drop_repeated_lines(page, seen) for page in pages] == [
+    assert [commoncrawl.drop_repeated_lines(page, seen) for page in pages] == [
         ("Home\nRivers are long.\nRelease 1.2", 0), ("Boats float.", 3), ("Mills turn.", 1)
     ]  # fmt: skip
 

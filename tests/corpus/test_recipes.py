@@ -10,16 +10,16 @@ import pytest
 from test_warc import response
 from tiny import MIT, code, make_corpus, prose, sdist, wheel, write_sources
 
-from minillama.corpus import books, c4, github, web
-from minillama.corpus.clean import alone
+from minillama.corpus import books, c4, commoncrawl, github
 from minillama.corpus.document import Document
+from minillama.corpus.pipeline import Around, ExactDuplicates, ShortTexts, run
 from minillama.corpus.quality import PerplexityBuckets, References
 from minillama.corpus.recipes import RECIPES
-from minillama.corpus.shards import read_documents, write_documents
-from minillama.corpus.steps import Around, ExactDuplicates, ShortTexts, run
+from minillama.corpus.token_files import read_documents, write_documents
 from minillama.errors import DataError
 from minillama.files import read_json, sha256
 from minillama.paper import TABLE1
+from minillama.scale.clean import alone
 
 
 def documents(texts, names=None):
@@ -56,7 +56,7 @@ def test_what_leaves_a_step_enters_the_next():
 def test_steps_that_look_at_one_document_give_the_same_in_any_order(name):
     steps = RECIPES[name][: alone(RECIPES[name])]
     if name == "github":
-        steps = steps[1:]  # licences are of packages
+        steps = steps[1:]  # licenses are of packages
     texts = [prose(i) if i % 2 else code(i) for i in range(20)]
     forward, _ = through(steps, texts)
     backward, _ = through(steps, texts[::-1])
@@ -124,7 +124,7 @@ def test_the_classifier_counts_and_drops_only_if_told_to(encyclopaedia):
 def test_steps_that_cannot_run_say_why(tmp_path):
     around = Around(sources=tmp_path / "sources.toml")
     around.sources.write_text("source = []")
-    steps = [step for step in RECIPES["commoncrawl"] if step != web.RepeatedLines()]
+    steps = [step for step in RECIPES["commoncrawl"] if step != commoncrawl.RepeatedLines()]
     kept, rows = through(steps, [prose(i) for i in range(5)], around)
     assert len(kept) == 5
     assert [bool(row.note) for row in rows] == [False, False, True, True, True]
@@ -158,19 +158,19 @@ def test_nothing_is_lost_between_the_steps(tiny_corpus):
         assert rows[-1]["bytes_out"] == sum(told[s]["bytes"] for s in ("train", "valid"))
 
 
-def test_a_project_under_another_licence_is_left_out_by_name(tmp_path):
+def test_a_project_under_another_license_is_left_out_by_name(tmp_path):
     def gpl(downloads):
-        licence = "GNU General Public License ... Terms and Conditions"
-        files = {f"g/{i}.py": code(i) for i in range(9)} | {"g/COPYING": licence}
+        license = "GNU General Public License ... Terms and Conditions"
+        files = {f"g/{i}.py": code(i) for i in range(9)} | {"g/COPYING": license}
         return sdist(downloads / "gnu-1.0.tar.gz", files)
 
     corpus = make_corpus(tmp_path, built=False)
     manifest = manifest_of(corpus, [(tales, "books", "gutenberg"), (gpl, "github", "python")])
     assert list(manifest["weights"]) == ["books"]
-    assert manifest["left_out"]["github"]["dropped"] == {"licence: GPL": 9}
+    assert manifest["left_out"]["github"]["dropped"] == {"license: GPL": 9}
     told = corpus.build()
     assert re.search(r"github +absent: nothing of it is kept \|", told)
-    assert "licence: GPL" in told
+    assert "license: GPL" in told
 
 
 def test_bad_files_are_counted_and_the_rest_is_built(tmp_path):
@@ -251,7 +251,7 @@ def test_benchmark_questions_are_kept_out_and_counted(tmp_path):
     ])  # fmt: skip
     with open(corpus.data / "sources.toml", "a") as file:
         file.write(
-            '\n[[source]]\nname = "exam"\nversion = "1.0"\nformat = "wheel"\nlicence = "ours"\n'
+            '\n[[source]]\nname = "exam"\nversion = "1.0"\nformat = "wheel"\nlicense = "ours"\n'
             f'kind = "evaluation"\nsha256 = "{sha256(exam)}"\n'
         )
     corpus.build()

@@ -1,4 +1,4 @@
-"""Cutting, normalising and counting answers, against cases by hand and brute force."""
+"""Cutting, normalizing and counting answers, against cases by hand and brute force."""
 
 import itertools
 import math
@@ -15,8 +15,8 @@ from minillama.evaluate.answers import (
     last_number,
     majority,
     math_answer,
-    normalise,
-    normalise_math,
+    normalize,
+    normalize_math,
     pass_at_k,
     zero_hit_bound,
 )
@@ -39,17 +39,17 @@ def test_only_the_final_dot_or_comma_goes(text, answer):
     assert cut_answer(text) == answer
 
 
-def test_normalisation_of_the_appendix():
-    assert normalise("The  Beatles'  \t“A” an a-b!") == "beatles “a” ab"
-    assert normalise("Theatre and an Ant") == "theatre and ant"
+def test_normalization_of_the_appendix():
+    assert normalize("The  Beatles'  \t“A” an a-b!") == "beatles “a” ab"
+    assert normalize("Theatre and an Ant") == "theatre and ant"
     assert exact_match("the U.S.A", ["USA", "America"])
     assert not exact_match("Paris France", ["Paris"])
     assert not exact_match("Paris", [])
 
 
 @given(st.text())
-def test_normalising_twice_changes_nothing(text):
-    assert normalise(normalise(text)) == normalise(text)
+def test_normalizing_twice_changes_nothing(text):
+    assert normalize(normalize(text)) == normalize(text)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_answers_of_math():
     ],
 )
 def test_one_notation_for_one_value(same):
-    assert len({normalise_math(text) for text in same}) == 1, [normalise_math(t) for t in same]
+    assert len({normalize_math(text) for text in same}) == 1, [normalize_math(t) for t in same]
 
 
 def test_different_values_stay_different():
@@ -135,12 +135,12 @@ def test_different_values_stay_different():
         "x",
         "3_8",
     ]
-    assert len({normalise_math(value) for value in values}) == len(values)
+    assert len({normalize_math(value) for value in values}) == len(values)
 
 
 @given(st.text(alphabet="\\{}fracsqrt1/2,$=^ .-xboed"))
 def test_no_text_breaks_the_answer_finders(text):
-    once = normalise_math(text)
+    once = normalize_math(text)
     assert isinstance(once, str)
     for find in (math_answer, gsm8k_answer, last_boxed):
         assert find(text) is None or isinstance(find(text), str)
@@ -172,6 +172,6 @@ def test_the_bound_behind_zero_hits():
 
 
 def test_an_empty_answer_is_never_right():
-    """TriviaQA accepts "The The", of which the appendix's normalisation leaves nothing."""
+    """TriviaQA accepts "The The", of which the appendix's normalization leaves nothing."""
     assert not exact_match("", ["The The", "?"]) and not exact_match("the", ["A", "?"])
     assert exact_match("the the", ["The The"]) and exact_match(" A ", ["a"])

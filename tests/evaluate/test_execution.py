@@ -17,7 +17,7 @@ import pytest
 
 from minillama.errors import ConfigError
 from minillama.evaluate import execution, sandbox
-from minillama.evaluate.execution import Limits, defences, run_program, run_programs
+from minillama.evaluate.execution import Limits, defenses, run_program, run_programs
 
 if not sys.platform.startswith("linux"):
     pytest.skip("the sandbox is made of Linux", allow_module_level=True)
@@ -51,8 +51,8 @@ def nothing_is_left(tmp_path, monkeypatch):
     assert time.monotonic() - began < 60
 
 
-def test_the_defences_of_this_system():
-    active = defences()
+def test_the_defenses_of_this_system():
+    active = defenses()
     assert set(active) == {"limits", "seccomp", "network", "nobody"}
     assert active["limits"] and active["seccomp"]
 
@@ -299,8 +299,8 @@ def test_as_an_ordinary_user(tmp_path_factory):
         Path(folder, "minillama/evaluate/__init__.py").touch()
         subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
         code = (
-            "import os\nfrom minillama.evaluate.execution import defences, run_program\n"
-            "print(os.getuid(), defences()['seccomp'], run_program(['x = 1']).passed,\n"
+            "import os\nfrom minillama.evaluate.execution import defenses, run_program\n"
+            "print(os.getuid(), defenses()['seccomp'], run_program(['x = 1']).passed,\n"
             "      run_program(['import os', 'os.fork()']).reason)\n"
         )
         told = subprocess.run(

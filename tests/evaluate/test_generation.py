@@ -16,7 +16,7 @@ from minillama.evaluate.generation import (
     cut_at,
     score_problems,
     stops,
-    summarise,
+    summarize,
 )
 from minillama.evaluate.tasks import TASKS, Problem, Task
 from minillama.model import Llama
@@ -97,7 +97,7 @@ def test_the_right_answers_likelihood(model, tokenizer):
     total = sum(float(log_p[i - 1, ids[i]]) for i in range(start, len(ids)))
     assert row["log_likelihood"] == pytest.approx(total, abs=1e-4)
     assert row["bytes"] == len(p.completion)
-    bpb = summarise(TASK, [row])["gold_bpb"]
+    bpb = summarize(TASK, [row])["gold_bpb"]
     assert bpb == pytest.approx(-total / math.log(2) / len(p.completion), rel=1e-5)
 
 
@@ -113,7 +113,7 @@ def test_long_prompts_lose_their_beginning_and_are_counted(model, tokenizer):
     assert rows[1]["truncated"] == length - (48 - 8)
     encoded = tokenizer.encode(problems[1].prompt + problems[1].completion, bos=True)
     assert rows[1]["gold_truncated"] == len(encoded) - 1 - 48 > 0
-    result = summarise(TASK, rows)
+    result = summarize(TASK, rows)
     assert result["truncated"] == result["gold_truncated"] == 1
     cut = tokenizer.encode(problems[1].prompt, bos=True)[-40:]
     with torch.no_grad():
@@ -150,7 +150,7 @@ def test_votes_and_scores(model, tokenizer, monkeypatch):
     assert [row["answers"] for row in rows] == [["4", "3", "4"], ["7", "7", None]]
     assert rows[0]["written"][0] == " it is 4"
     assert [row["score"] for row in rows] == [2 / 3, 0]
-    result = summarise(TASK, rows)
+    result = summarize(TASK, rows)
     assert result["accuracy"] == pytest.approx(1 / 3) and result["maj1@3"] == 0.5
     assert result["se"] == pytest.approx(1 / 3)
     assert "zero_hit_bound" not in result and "pass@1" not in result
@@ -160,7 +160,7 @@ def test_votes_and_scores(model, tokenizer, monkeypatch):
 def test_no_hits_give_a_bound_instead(model, tokenizer, monkeypatch):
     script(monkeypatch, tokenizer, ["5", "6"])
     rows = score_problems(model, tokenizer, TASK, [problem(0), problem(1)])
-    result = summarise(TASK, rows)
+    result = summarize(TASK, rows)
     assert result["accuracy"] == result["se"] == 0
     assert (1 - result["zero_hit_bound"]) ** 2 == pytest.approx(0.05)
 
@@ -168,7 +168,7 @@ def test_no_hits_give_a_bound_instead(model, tokenizer, monkeypatch):
 def test_groups(model, tokenizer, monkeypatch):
     script(monkeypatch, tokenizer, ["4", "5", "4"])
     problems = [problem(i, group="ab"[i % 2]) for i in range(3)]
-    result = summarise(TASK, score_problems(model, tokenizer, TASK, problems))
+    result = summarize(TASK, score_problems(model, tokenizer, TASK, problems))
     told = {name: (group["n"], group["accuracy"]) for name, group in result["groups"].items()}
     assert told == {"a": (2, 1.0), "b": (1, 0.0)}
 
@@ -184,7 +184,7 @@ def test_code_is_run_only_if_asked(model, tokenizer, monkeypatch):
     monkeypatch.setattr(generation, "run_programs", run_programs)
     rows = score_problems(model, tokenizer, TASKS["humaneval"], [CODE])
     assert rows[0]["score"] is None and "written" not in rows[0]
-    result = summarise(TASKS["humaneval"], rows)
+    result = summarize(TASKS["humaneval"], rows)
     assert result["accuracy"] is None and result["gold_bpb"] > 0 and "pass@1" not in result
     (long,) = score_problems(model, tokenizer, TASKS["humaneval"], [problem(60)])
     assert long["truncated"] == long["gold_truncated"] > 0
@@ -200,7 +200,7 @@ def test_pass_at_k_of_programs_that_ran(model, tokenizer, monkeypatch):
     rows = score_problems(model, tokenizer, TASKS["humaneval"], [CODE], settings)
     assert rows[0]["scores"] == [1.0] + [0.0] * 9
     assert rows[0]["reasons"] == ["passed"] + ["AssertionError"] * 9
-    result = summarise(TASKS["humaneval"], rows)
+    result = summarize(TASKS["humaneval"], rows)
     assert result["pass@1"] == pytest.approx(0.1) and result["pass@10"] == 1
     assert "pass@80" not in result and "maj1@10" not in result
 
@@ -212,7 +212,7 @@ def test_progress_is_told(model, tokenizer, monkeypatch):
     assert told == [2, 2, 1] and [row["id"] for row in rows] == list("01234")
     assert score_problems(model, tokenizer, TASK, []) == []
     with pytest.raises(DataError, match="sums has no problems"):
-        summarise(TASK, [])
+        summarize(TASK, [])
 
 
 @pytest.mark.parametrize("wrong", [{"samples": 0}, {"batch_size": 0}, {"samples": 4}])

@@ -19,7 +19,7 @@ from minillama.evaluate.multiple_choice import (
     truncated,
     windows,
 )
-from minillama.evaluate.scoring import make_row, summarise
+from minillama.evaluate.scoring import make_row, summarize
 from minillama.evaluate.tasks import Question
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
@@ -219,7 +219,7 @@ def planted(seed, n=40):
 def accuracy_of(model, asked, requests):
     values = iter(log_likelihoods(model, requests))
     rows = [make_row("t", q, [next(values) for _ in range(4)], [0] * 4, [0] * 4) for q in asked]
-    return summarise(rows, "characters")["accuracy"]
+    return summarize(rows, "characters")["accuracy"]
 
 
 def test_a_model_that_knows_gets_everything_and_its_opposite_nothing():

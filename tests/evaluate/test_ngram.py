@@ -6,12 +6,11 @@ from collections import Counter, defaultdict
 import numpy as np
 import pytest
 
-from minillama.corpus.shards import open_corpus
+from minillama.corpus.token_files import open_corpus
 from minillama.errors import ConfigError
-from minillama.evaluate import ngram, null
-from minillama.evaluate.exams import Exam
+from minillama.evaluate import baselines, ngram_baseline
 from minillama.evaluate.generation import Generation
-from minillama.evaluate.ngram import (
+from minillama.evaluate.ngram_baseline import (
     BORDER,
     NGram,
     byte_ngram_bits_per_byte,
@@ -21,9 +20,10 @@ from minillama.evaluate.ngram import (
     training_tokens,
 )
 from minillama.evaluate.perplexity import windows
+from minillama.evaluate.task_run import Exam
 from minillama.evaluate.tasks import TASKS, Problem
 from minillama.tokenizer import Tokenizer
-from minillama.train.order import DataOrder
+from minillama.train.dataloader import DataOrder
 
 BOS, VOCAB = 1, 12
 
@@ -208,7 +208,7 @@ def look_up_gram(model, gram):
 
 @pytest.mark.parametrize("at_once", [1, 3, 4_096])
 def test_requests_are_scored_as_running_text(monkeypatch, at_once):
-    monkeypatch.setattr(ngram, "REQUESTS_AT_ONCE", at_once)
+    monkeypatch.setattr(ngram_baseline, "REQUESTS_AT_ONCE", at_once)
     tokens, rng = text(1), np.random.default_rng(2)
     model, naive = NGram(tokens, VOCAB, 4), Naive(tokens.tolist(), 4)
     requests = []
@@ -228,6 +228,8 @@ def test_the_null_line_of_written_answers_counts_the_blanks_before_them(tiny_cor
     """``encode`` counts a prompt's last blanks to the answer, and so must its bytes."""
     problem = Problem("def f():\n    ", "return 1")
     exam = Exam(TASKS["humaneval"], 0, [problem], Generation())
-    monkeypatch.setattr(null, "request_log_likelihoods", lambda model, asked: [-8 * math.log(2)])
-    told = null.null_line(None, Tokenizer.load(tiny_corpus.folder / "tokenizer.model"), exam)
+    monkeypatch.setattr(
+        baselines, "request_log_likelihoods", lambda model, asked: [-8 * math.log(2)]
+    )
+    told = baselines.null_line(None, Tokenizer.load(tiny_corpus.folder / "tokenizer.model"), exam)
     assert told == {"n": 1, "accuracy": None, "gold_bpb": pytest.approx(8 / len("\n    return 1"))}

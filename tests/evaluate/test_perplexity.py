@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillama.config import ModelConfig
-from minillama.corpus.shards import open_corpus, read_documents
+from minillama.corpus.token_files import open_corpus, read_documents
 from minillama.evaluate import perplexity
 from minillama.evaluate.perplexity import (
     model_log_prob,

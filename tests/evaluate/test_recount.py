@@ -6,7 +6,7 @@ import pytest
 from benchmarks import make_wheel
 from tiny import tiny_config
 
-from minillama.evaluate.run import evaluate
+from minillama.apps.evaluate import evaluate
 from minillama.train.loop import train
 
 RULES = {  # Section 3: by characters; OpenBookQA and BoolQ by P(choice) / P(choice | "Answer:")

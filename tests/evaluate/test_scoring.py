@@ -1,4 +1,4 @@
-"""Results by hand: normalisations, lines to beat, smooth measures and their errors."""
+"""Results by hand: normalizations, lines to beat, smooth measures and their errors."""
 
 import json
 import math
@@ -8,7 +8,7 @@ import pytest
 
 from minillama.errors import DataError
 from minillama.evaluate.multiple_choice import Requests
-from minillama.evaluate.ngram import NGram, request_log_likelihoods
+from minillama.evaluate.ngram_baseline import NGram, request_log_likelihoods
 from minillama.evaluate.scoring import (
     compare,
     credit,
@@ -18,7 +18,7 @@ from minillama.evaluate.scoring import (
     read_rows,
     record_name,
     scores,
-    summarise,
+    summarize,
     write_rows,
 )
 from minillama.evaluate.tasks import Question
@@ -48,10 +48,10 @@ def test_each_rule_ranks_by_its_own_measure():
 
 def test_the_paper_s_rule_decides_the_accuracy():
     rows = [row([" four", " fifteen chars!"], [-8.0, -15.0], answer=1, bare=[-9.0, -15.5])]
-    assert summarise(rows, "characters")["accuracy"] == 1
-    assert summarise(rows, "answer")["accuracy"] == 0
+    assert summarize(rows, "characters")["accuracy"] == 1
+    assert summarize(rows, "answer")["accuracy"] == 0
     expected = {"none": 0, "characters": 1, "bytes": 1, "answer": 0}
-    assert summarise(rows, "none")["accuracies"] == expected
+    assert summarize(rows, "none")["accuracies"] == expected
 
 
 def test_ties_share_the_point():
@@ -61,20 +61,20 @@ def test_ties_share_the_point():
 
 def test_a_model_that_ignores_the_question_gets_chance_by_the_answer_rule():
     rows = [row([" yes", " no"], [-2.0, -3.0], i % 3 == 0, bare=[-2.0, -3.0]) for i in range(30)]
-    told = summarise(rows, "answer")
-    assert told["accuracy"] == told["chance"] == 0.5 and told["centred"] == 0
+    told = summarize(rows, "answer")
+    assert told["accuracy"] == told["chance"] == 0.5 and told["centered"] == 0
     assert told["majority"] == pytest.approx(2 / 3)
-    assert summarise(rows, "none")["accuracy"] == pytest.approx(2 / 3)  # not what it may claim
+    assert summarize(rows, "none")["accuracy"] == pytest.approx(2 / 3)  # not what it may claim
 
 
 def test_bits_per_byte_of_the_right_answers():
     rows = [row([" é", " b"], [-6.0, -1.0]), row([" a", " bcd"], [-1.0, -8.0], answer=1)]
-    assert summarise(rows, "none")["gold_bpb"] == pytest.approx(14.0 / math.log(2) / (3 + 4))
+    assert summarize(rows, "none")["gold_bpb"] == pytest.approx(14.0 / math.log(2) / (3 + 4))
 
 
 def test_context_gain_is_the_bits_that_the_question_saves():
     rows = [row([" abc", " b"], [-6.0, -1.0], bare=[-8.0, -3.0])]
-    told = summarise(rows, "none")
+    told = summarize(rows, "none")
     assert told["context_gain"] == pytest.approx(2.0 / math.log(2) / 4)
 
 
@@ -89,32 +89,32 @@ def test_context_gain_of_a_model_without_context_is_zero(tiny_corpus):
     ]
     requests = Requests(tokenizer, asked, bare=True)
     rows = requests.rows("task", request_log_likelihoods(blind, requests.encoded))
-    told = summarise(rows, "answer")
+    told = summarize(rows, "answer")
     assert told["context_gain"] == 0 and told["accuracy"] == 0.5
     assert told["gold_bpb"] > 0
 
 
-def test_chance_centred_and_standard_error():
+def test_chance_centered_and_standard_error():
     rows = [
         row([" a", " b"], [-1, -2]), row([" a", " b", " c", " d"], [-2, -1, -3, -3]),
         row([" a", " b"], [-1, -2]),
     ]  # fmt: skip
-    told = summarise(rows, "characters")
+    told = summarize(rows, "characters")
     chance = (1 / 2 + 1 / 4 + 1 / 2) / 3
     assert told["chance"] == pytest.approx(chance) and told["n"] == 3
     assert told["accuracy"] == pytest.approx(2 / 3)
-    assert told["centred"] == pytest.approx((2 / 3 - chance) / (1 - chance))
+    assert told["centered"] == pytest.approx((2 / 3 - chance) / (1 - chance))
     assert told["se"] == pytest.approx(np.std([1, 0, 1], ddof=1) / math.sqrt(3))
 
 
 def test_one_question_has_no_spread():
-    told = summarise([row([" a", " b"], [-1, -2])], "none")
+    told = summarize([row([" a", " b"], [-1, -2])], "none")
     assert (told["accuracy"], told["se"]) == (1, 0)
 
 
 def test_smooth_measures():
     rows = [row([" a", " b", " c"], [-1.0, -2.0, -4.0]), row([" a", " b"], [-3.0, -1.0])]
-    told = summarise(rows, "none")
+    told = summarize(rows, "none")
     first = math.exp(-1) / (math.exp(-1) + math.exp(-2) + math.exp(-4))
     second = math.exp(-3) / (math.exp(-3) + math.exp(-1))
     assert told["correct_probability"] == pytest.approx((first + second) / 2)
@@ -122,18 +122,18 @@ def test_smooth_measures():
 
 
 def test_smooth_measures_far_from_one():
-    told = summarise([row([" a", " b"], [-9_000.0, -9_001.0])], "none")
+    told = summarize([row([" a", " b"], [-9_000.0, -9_001.0])], "none")
     assert told["correct_probability"] == pytest.approx(1 / (1 + math.exp(-1)))
 
 
 def test_prompts_that_did_not_fit_are_counted_by_question():
     rows = [row([" a", " b"], [-1, -2], truncated=cut) for cut in ([0, 0], [3, 0], [5, 6])]
-    assert summarise(rows, "none")["truncated"] == 2
+    assert summarize(rows, "none")["truncated"] == 2
 
 
 def test_groups_count_their_own_questions():
     rows = [row([" a", " b"], [-1, -2 * i], group=g) for i, g in enumerate(("x/1", "x/2", "y"))]
-    groups = summarise(rows, "none")["groups"]
+    groups = summarize(rows, "none")["groups"]
     assert groups == {
         "x": {"n": 2, "accuracy": 0.5}, "x/1": {"n": 1, "accuracy": 0.0},
         "x/2": {"n": 1, "accuracy": 1.0}, "y": {"n": 1, "accuracy": 1.0},

@@ -71,7 +71,7 @@ def test_winogrande_scores_the_same_ending_behind_each_option(package):
 
 
 def test_only_two_tasks_are_ranked_by_the_answer_rule():
-    ruled = {name for name, task in TASKS.items() if task.normaliser == "answer"}
+    ruled = {name for name, task in TASKS.items() if task.normalizer == "answer"}
     assert ruled == {"boolq", "openbookqa"}  # Section 3
 
 

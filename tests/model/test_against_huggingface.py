@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from minillama.config import ModelConfig
-from minillama.convert.huggingface import from_huggingface, to_huggingface
+from minillama.interop.huggingface import from_huggingface, to_huggingface
 from minillama.model import Llama
 
 CONFIGS = {

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
-from minillama.cli import main
+from minillama.apps.cli import main
 from minillama.config import ModelConfig, RopeScaling
-from minillama.convert import huggingface, llama2c, meta
 from minillama.errors import CheckpointError, ConfigError
-from minillama.generate.cache import new_cache
+from minillama.inference.kv_cache import new_cache
+from minillama.interop import huggingface, llama2c, meta
 from minillama.model import Llama, attention_factor, model_table, rotary_table, scaled_frequencies
 from minillama.tokenizer import Tokenizer
 from minillama.train.config import TrainConfig, read_config, write_config

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from minillama.config import ModelConfig
 from minillama.errors import DataError
-from minillama.generate.cache import new_cache
+from minillama.inference.kv_cache import new_cache
 from minillama.model import Llama
 
 CONFIG = ModelConfig(dim=32, n_layers=3, n_heads=4, vocab_size=50, multiple_of=8, max_seq_len=24)

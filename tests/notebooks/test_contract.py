@@ -131,7 +131,7 @@ class _Anonymous(ast.NodeTransformer):
 
 
 def bodies(tree: ast.AST) -> set[str]:
-    """The normalised bodies of all functions of more than one simple statement or of some size."""
+    """The normalized bodies of all functions of more than one simple statement or of some size."""
     found = set()
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef):

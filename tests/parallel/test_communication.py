@@ -19,9 +19,9 @@ from minillama.parallel.communication import (
     tensor_parallel,
     totals,
 )
-from minillama.parallel.fsdp import parallelise, send_gradients
-from minillama.parallel.launch import launch
+from minillama.parallel.fsdp import parallelize, send_gradients
 from minillama.parallel.mesh import ParallelConfig, build_mesh
+from minillama.scale.launcher import launch
 
 TINY = ModelConfig(
     dim=16, n_layers=3, n_heads=2, vocab_size=321, multiple_of=8, max_seq_len=32
@@ -96,7 +96,7 @@ def step(rank: int, config: ModelConfig, plan: ParallelConfig, passes: int, by_h
     if plan.is_plain(size):
         model = DistributedDataParallel(model, broadcast_buffers=False)
     else:
-        model = parallelise(model, plan, mesh, by_hand=by_hand)
+        model = parallelize(model, plan, mesh, by_hand=by_hand)
     tokens = torch.zeros(2, 32, dtype=torch.int64)
     with counted_bytes(mesh) as sent:
         for i in range(passes):

@@ -24,17 +24,18 @@ import torch
 from processes import run_processes
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # when run as a program
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))  # when run as a program
 from tiny import make_corpus, tiny_config
 
 from minillama.config import ModelConfig
-from minillama.corpus.shards import open_corpus
+from minillama.corpus.token_files import open_corpus
 from minillama.parallel.mesh import ParallelConfig
-from minillama.train import agreement, checkpoint, loop
+from minillama.scale import agreement
+from minillama.train import checkpoint, loop
 from minillama.train.config import TrainConfig
+from minillama.train.dataloader import DataOrder
 from minillama.train.log import read_metrics
 from minillama.train.optimizer import OptimizerConfig
-from minillama.train.order import DataOrder
 
 GOLDEN = Path(__file__).with_name("golden_curve.json")
 STEPS = 50

@@ -13,8 +13,8 @@ from minillama.config import ModelConfig
 from minillama.model import Llama
 from minillama.parallel.communication import counted_bytes, totals
 from minillama.parallel.mesh import ParallelConfig
+from minillama.scale.runtime import join_world
 from minillama.train.config import TrainConfig
-from minillama.train.distributed import join_world
 from minillama.train.loop import backward, build_model
 from minillama.train.optimizer import build_optimizer, clip_gradients
 

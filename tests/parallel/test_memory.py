@@ -17,7 +17,7 @@ from minillama.efficient import differentiate_by_hand
 from minillama.efficient.recompute import recompute_blocks
 from minillama.errors import ConfigError
 from minillama.model import Llama
-from minillama.parallel.fsdp import parallelise, send_gradients
+from minillama.parallel.fsdp import parallelize, send_gradients
 from minillama.parallel.memory import (
     GPUS,
     activation_bytes,
@@ -168,7 +168,7 @@ def sharded_steps(rank: int) -> dict[tuple[str, int], tuple[int, float]]:
         by_hand = kept == "by_hand"
         parallel = ParallelConfig(shard=2, recompute="none" if by_hand else kept)
         torch.manual_seed(0)
-        model = parallelise(Llama(DEEP), parallel, build_mesh(parallel, 2, "cpu"), by_hand=by_hand)
+        model = parallelize(Llama(DEEP), parallel, build_mesh(parallel, 2, "cpu"), by_hand=by_hand)
         optimizer = build_optimizer(model, OptimizerConfig())
 
         def step(passes: int, model=model, parallel=parallel, optimizer=optimizer) -> None:
@@ -237,7 +237,7 @@ def test_sharding_divides_the_state_and_not_the_activations() -> None:
 
 @pytest.mark.parametrize("name", TABLE_15)
 def test_gpu_hours_of_the_paper(name: str) -> None:
-    """At one utilisation for all four, 49%, every size is within 10% of Table 15."""
+    """At one utilization for all four, 49%, every size is within 10% of Table 15."""
     hours, _, tonnes = TABLE_15[name]
     estimate = plan(name, mfu=0.49)
     assert estimate.gpu_hours == pytest.approx(hours, rel=0.10)

@@ -9,12 +9,12 @@ from processes import run_processes
 from tiny import tiny_config
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from minillama import cli
+from minillama.apps import cli
 from minillama.config import ModelConfig
 from minillama.errors import ConfigError
 from minillama.parallel.mesh import AXES, ParallelConfig, build_mesh, check_mesh
+from minillama.scale.runtime import World
 from minillama.train.config import MAY_CHANGE, TrainConfig, from_dict, read_config, write_config
-from minillama.train.distributed import World
 
 MODEL = ModelConfig(dim=64, n_layers=2, n_heads=4, vocab_size=320, multiple_of=32, max_seq_len=32)
 
@@ -93,7 +93,7 @@ def places(_: int) -> list[tuple]:
     return found
 
 
-def test_tensor_groups_are_neighbours_and_read_the_same():
+def test_tensor_groups_are_neighbors_and_read_the_same():
     (found,) = run_processes(places, 1)
     for rank, (names, coordinate, data_rank, data_size) in enumerate(found):
         assert names == AXES

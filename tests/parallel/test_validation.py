@@ -8,10 +8,10 @@ from processes import run_processes
 from minillama.config import ModelConfig
 from minillama.evaluate import perplexity
 from minillama.model import Llama
-from minillama.parallel.fsdp import parallelise
-from minillama.parallel.initialise import initialise
+from minillama.parallel.fsdp import parallelize
+from minillama.parallel.initialize import initialize
 from minillama.parallel.mesh import ParallelConfig
-from minillama.train.distributed import join_world
+from minillama.scale.runtime import join_world
 from minillama.train.validation import shared_log_prob
 
 MODEL = ModelConfig(dim=16, n_layers=2, n_heads=2, vocab_size=40, multiple_of=8, max_seq_len=16)
@@ -28,8 +28,8 @@ def shared(rank: int, config: ParallelConfig, counts: list[int]) -> list[float]:
     world = join_world("cpu", config)
     with torch.device("meta"):
         model = Llama(MODEL)
-    parallelise(model, config, world.mesh)
-    initialise(model, "cpu", 0)
+    parallelize(model, config, world.mesh)
+    initialize(model, "cpu", 0)
     return [shared_log_prob(model, windows(count), world) for count in counts]
 
 

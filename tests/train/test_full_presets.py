@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from torch.distributed.run import get_args_parser
 
-from minillama.cli import main
+from minillama.apps.cli import main
 from minillama.errors import ConfigError
 from minillama.paper import TABLE15
 from minillama.parallel.memory import GPUS, plan
+from minillama.scale.dry_run import GPU, DryRun
 from minillama.train.config import TrainConfig, load_preset, preset_world
-from minillama.train.dry_run import GPU, DryRun
 
 FOLDER = Path(str(files("minillama") / "presets"))
 SIZES = ["7b", "13b", "33b", "65b"]

@@ -3,7 +3,6 @@
 import json
 import os
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -41,8 +40,8 @@ def assert_same_run(run, reference):
 
 def kill(corpus, runs, mode, seed=0, timeout=100):
     """Run killing.py; its report on every kill."""
-    script = Path(__file__).with_name("killing.py")
-    path = os.pathsep.join([str(ROOT / "tests"), str(ROOT)])
+    script = ROOT / "tests" / "helpers" / "killing.py"
+    path = os.pathsep.join([str(ROOT / "tests" / "helpers"), str(ROOT)])
     done = python(str(script), str(corpus), str(runs), mode, str(seed), timeout=timeout,
                   env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"})  # fmt: skip
     assert not done.returncode, done.stderr[-3_000:]

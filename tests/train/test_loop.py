@@ -14,16 +14,16 @@ import torch
 from test_kill import assert_same_run, records
 from tiny import TinyCorpus, tiny_config
 
-from minillama.corpus.shards import open_corpus
+from minillama.corpus.token_files import open_corpus
 from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.evaluate.perplexity import valid_bits_per_byte
 from minillama.model import Llama
 from minillama.train import checkpoint, loop
 from minillama.train.config import read_config
+from minillama.train.dataloader import DataOrder
 from minillama.train.log import append_metrics, read_metrics, rewind_metrics
 from minillama.train.loop import Interrupted, backward, train
 from minillama.train.optimizer import OptimizerConfig, learning_rate
-from minillama.train.order import DataOrder
 
 
 @pytest.fixture

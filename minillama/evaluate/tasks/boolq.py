@@ -19,4 +19,4 @@ def read(library: Library, style: str, shots: int) -> list[Question]:
     ]
 
 
-TASK = Task("boolq", "BoolQ", "validation", 3_270, 1 / 2, read, VARIANT, normaliser="answer")
+TASK = Task("boolq", "BoolQ", "validation", 3_270, 1 / 2, read, VARIANT, normalizer="answer")

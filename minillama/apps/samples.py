@@ -1,0 +1,74 @@
+"""What a model writes: one sample in each of four styles, and the logs that a lesson reads."""
+
+import shutil
+from pathlib import Path
+
+from minillama.files import atomic_path, remove, write_json
+from minillama.inference.engine import generate
+from minillama.train.checkpoint import load_model
+
+PROMPTS = {
+    "play": "SCENE II. A street.\n\n[Enter ROMEO and JULIET.]\n\nROMEO.\n"
+    "O, speak to me, sweet lady, ere I go!\n\nJULIET.\nMy lord, thou art",
+    "scripture": "7 And the LORD said unto him, Go forth, and speak unto the people.\n8 And",
+    "Wikipedia": "Thales was a Greek philosopher and astronomer of the 6th century BC. He was born "
+    "in the city of Miletus, in Asia Minor, and is known as",
+    "Python": "class Query:\n    def __init__(self, name):\n        self.name = name\n\n    def",
+}
+"""How each kind of text begins, in our own words."""
+PUBLISHED = Path("data/runs")
+"""Where the logs of published runs are, seen from the project's folder."""
+MAX_NEW_TOKENS, TEMPERATURE, SEED = 160, 0.6, 0
+
+
+def write_samples(run: Path) -> str:
+    """Complete the four prompts with a run's model; they go into RUN/samples.json.
+
+    Returns:
+        The samples, to read.
+    """
+    model, tokenizer = load_model(run)
+    samples = [
+        {
+            "style": style,
+            "prompt": prompt,
+            "seed": SEED,
+            "temperature": TEMPERATURE,
+            "text": generate(
+                model, tokenizer, prompt, max_new_tokens=MAX_NEW_TOKENS,
+                temperature=TEMPERATURE, seed=SEED,
+            ),
+        }
+        for style, prompt in PROMPTS.items()
+    ]  # fmt: skip
+    write_json(run / "samples.json", samples)
+    return "\n\n".join(f"--- {s['style']}\n{s['prompt']}{s['text']}" for s in samples)
+
+
+def publish(runs: Path, names: list[str], largest: str, ladder: str, to: Path = PUBLISHED) -> None:
+    """Copy what the notebooks read: settings, logs, results and samples, and the 5-gram's figures.
+
+    Of the results question by question, only those at the end of the smallest and the largest
+    run. Results of checkpoints that a run does not have (they are of an earlier one) are deleted.
+
+    Args:
+        runs: where the run folders are.
+        names: of the runs, smallest first.
+        largest: the one that wrote the samples.
+        ladder: its name.
+        to: the folder of the published logs.
+    """
+    files = [Path(name, file) for name in names for file in ("config.toml", "metrics.jsonl")]
+    for name in names:
+        results = sorted((runs / name).glob("evaluations/*.json"))
+        ends = results[-1:] if name in (names[0], largest) else []
+        rows = [path.with_suffix(".jsonl") for path in ends]
+        files += [path.relative_to(runs) for path in (*results, *filter(Path.exists, rows))]
+    files += [Path(largest, "samples.json"), Path(f"{ladder}-5gram.json")]
+    for file in files:
+        with atomic_path(to / file) as aside:
+            shutil.copyfile(runs / file, aside)
+    for name in names:
+        for path in (to / name).glob("evaluations/*"):
+            if path.relative_to(to) not in files:
+                remove(path)

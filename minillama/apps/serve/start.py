@@ -1,0 +1,122 @@
+"""``minillama serve``: load a model, take a port, and answer until Ctrl-C."""
+
+import errno
+import os
+import socket
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from tyro.conf import Positional
+
+from minillama.apps.serve.app import Served, Turns, make_app
+from minillama.apps.serve.guard import Guard, is_loopback
+from minillama.errors import ConfigError, DataError
+from minillama.interop import formats
+from minillama.train.checkpoint import last_good, load_model
+from minillama.train.log import read_metrics
+
+
+def serve(
+    run: Positional[Path],
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    at_once: int = 1,
+    step: int | None = None,
+    max_seq_len: int = 2048,
+) -> None:
+    """Show a model on a web page of this machine, until Ctrl-C.
+
+    Args:
+        run: the run folder, or a model in another format that `minillama convert` reads.
+        host: the address to listen at; others than loopback let other machines in.
+        port: the port to listen at; 0 takes any free one.
+        at_once: completions at the same time; more wait in a short queue.
+        step: the checkpoint of a run; the last by default.
+        max_seq_len: the context length, which Meta's format does not tell.
+
+    Raises:
+        ConfigError: a setting is out of range, or the port is taken.
+        CheckpointError: no such model.
+    """
+    if at_once < 1:
+        raise ConfigError(f"at_once = {at_once}", "answer at least one request at a time")
+    with listen(host, port) as listener:
+        served = load(run, step, max_seq_len)
+        if not is_loopback(host):
+            warnings.warn(f"{host} lets other machines use this page", stacklevel=2)
+        turns = Turns(at_once)
+        server = Server(make_app(served, host, turns), turns)
+        print(f"{served.name} is at {address(listener)} (Ctrl-C ends)", flush=True)
+        with suppress(KeyboardInterrupt):
+            server.run(sockets=[listener])
+    print("\nended")
+
+
+class Server(uvicorn.Server):
+    """A server that Ctrl-C ends after the token under way; a second Ctrl-C ends it at once."""
+
+    def __init__(self, app: Guard, turns: Turns) -> None:
+        super().__init__(uvicorn.Config(
+            app, lifespan="off", log_level="warning", access_log=False, server_header=False,
+            limit_concurrency=64, timeout_graceful_shutdown=10,
+        ))  # fmt: skip
+        self.turns = turns
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Answer a signal."""
+        self.turns.over = True
+        super().handle_exit(sig, frame)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound to ``host`` and ``port``. Raises ``ConfigError``."""
+    if not 0 <= port <= 65_535:
+        raise ConfigError(f"port = {port}", "choose one from 1024 to 65535, or 0 for any free one")
+    listener = None
+    try:
+        family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listener = socket.socket(family)
+        if os.name == "posix":  # a port whose last connections are still closing
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(where)
+        listener.listen()
+        return listener
+    except (OSError, UnicodeError) as error:
+        if listener is not None:
+            listener.close()
+        if isinstance(error, socket.gaierror | UnicodeError):
+            raise ConfigError(f"--host {host} is no address", "try 127.0.0.1") from None
+        reason = {errno.EADDRINUSE: "it is in use", errno.EACCES: "this user may not open it"}
+        raise ConfigError(
+            f"cannot listen at {host}, port {port}: {reason.get(error.errno, error.strerror)}",
+            "choose another with --port" if error.errno in reason else "choose another --host",
+        ) from None
+
+
+def address(listener: socket.socket) -> str:
+    """The address to type into a browser."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def load(source: Path, step: int | None = None, max_seq_len: int = 2048) -> Served:
+    """The model of a folder, with what its training tells about it. Raises ``CheckpointError``."""
+    name = source.resolve().name
+    if found := formats.load(source, max_seq_len):
+        return Served(*found, name)
+    step = last_good(source) if step is None else step
+    return Served(*load_model(source, step), name, facts(source, step))
+
+
+def facts(run: Path, step: int | None) -> dict[str, Any]:
+    """The last validation of a run up to ``step``: ``step``, ``loss`` and ``bpb``."""
+    try:
+        records = [r for r in read_metrics(run) if "valid_loss" in r and r["step"] <= step]
+    except DataError:  # weights are enough to complete text
+        return {}
+    names = {"step": "step", "loss": "valid_loss", "bpb": "valid_bpb"}
+    return {new: records[-1][old] for new, old in names.items()} if records else {}

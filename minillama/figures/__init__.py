@@ -1,0 +1,1 @@
+"""The figures of the paper and of the course, drawn from runs."""

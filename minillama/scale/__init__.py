@@ -1,0 +1,1 @@
+"""Machinery for many processes and big corpora: runtime, builds, datatrove, dry run."""

@@ -1,0 +1,342 @@
+"""What every rank of a cluster would hold and send, found out by one process without a GPU.
+
+``minillama train --preset 65b --dry-run`` builds the run's model and takes one step, by the very
+functions of training. Two stand-ins make that possible on any machine: torch's fake process group,
+in which one process plays any rank of 2,048 and every collective is answered at once, and fake
+tensors, of which each operation computes shape, type and size but no numbers.
+"""
+
+import os
+import weakref
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import DTensor
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from minillama.errors import ConfigError
+from minillama.model import Llama
+from minillama.parallel.communication import Collective, counted_bytes, step_traffic, totals
+from minillama.parallel.memory import GIB, GPUS, flops_per_token, memory_per_gpu
+from minillama.parallel.mesh import AXES, build_mesh, check_mesh
+from minillama.scale.launcher import launch
+from minillama.scale.runtime import World
+from minillama.train.config import TrainConfig, preset_world
+from minillama.train.loop import backward, build_model
+from minillama.train.optimizer import build_optimizer
+
+TIMEOUT = 1800
+"""Seconds after which a dry run is given up; 65B takes about one minute on two free cores."""
+GPU = "a100-80gb"
+MFU = 0.5
+"""The paper's GPU, and the share of its peak that training is assumed to reach (it had 49%)."""
+ON_GPUS = "Two of the tensor all-gathers, at the embeddings, are smaller all-to-alls on GPUs."
+
+
+@dataclass(frozen=True)
+class Rank:
+    """What one rank holds after a simulated step, and what it sent in it."""
+
+    rank: int
+    place: tuple[int, ...]
+    """Its coordinates along ``AXES``."""
+    parameters: int
+    """Numbers of the model that it holds."""
+    shards: dict[str, tuple[tuple[int, ...], tuple[int, ...]]]
+    """Parameters outside of layers and of the first layer: whole shape, and shape of its shard."""
+    held: dict[str, int]
+    """Bytes of its weights, their gradients and Adam's moments."""
+    peak: int
+    """Bytes in use at once during forward and backward, when Adam's moments rest."""
+    sent: list[Collective]
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """A run's plan on a cluster; ``str`` of it is what ``minillama train --dry-run`` prints."""
+
+    config: TrainConfig
+    world: int
+    ranks: tuple[Rank, ...] = ()
+
+    @property
+    def mesh(self) -> tuple[int, int, int]:
+        """Sizes of ``AXES``."""
+        return self.config.parallel.shape(self.world)
+
+    @property
+    def sequences(self) -> int:
+        """Sequences that a rank reads in a step; those of one tensor group read the same."""
+        return self.config.batch_sequences * self.mesh[2] // self.world
+
+    @property
+    def micro_batch(self) -> int:
+        """Sequences in one forward pass."""
+        return min(self.config.micro_batch, self.sequences)
+
+    @property
+    def passes(self) -> int:
+        """Forward passes of a rank in a step: the gradient accumulates over them."""
+        return -(-self.sequences // self.micro_batch)
+
+    @property
+    def memory(self) -> dict[str, float]:
+        """Bytes on each GPU by the calculator of ``parallel.memory``."""
+        (_, shard, tensor), parallel = self.mesh, self.config.parallel
+        model = replace(self.config.model, max_seq_len=self.config.seq_len)
+        recompute = parallel.recompute
+        if recompute == "none" and self.config.backward == "by_hand":
+            recompute = "by_hand"
+        return memory_per_gpu(model, shard * tensor, tensor, self.micro_batch, recompute,
+                              passes=self.passes, products=self.config.dtype,
+                              sequence=parallel.sequence, gather=parallel.gather)  # fmt: skip
+
+    @property
+    def traffic(self) -> list[Collective]:
+        """What each rank sends in a step by the formulas of ``parallel.communication``.
+
+        Sent as CPUs send it, like the simulated ranks; see ``ON_GPUS``.
+        """
+        config = self.config
+        number = 2 if config.dtype == "bfloat16" else 4
+        by_hand = config.backward == "by_hand"
+        return step_traffic(config.model, config.parallel, self.world, self.micro_batch,
+                            config.seq_len, self.passes, number, by_hand, gloo=True)  # fmt: skip
+
+    @property
+    def days(self) -> float:
+        """From the first step to the last on GPUs of the paper's kind."""
+        flops = flops_per_token(self.config.model, self.config.seq_len) * self.config.tokens
+        return flops / (MFU * GPUS[GPU].peak * self.world) / 86_400
+
+    def summary(self) -> list[str]:
+        """Mesh, memory, batch and time: the lines that also open the presets."""
+        mesh = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, self.mesh, strict=True))
+        each = "each" if self.mesh[2] == 1 else f"each {self.mesh[2]} together"
+        need, room = sum(self.memory.values()) / GIB, GPUS[GPU].memory
+        return [
+            f"{self.world:,} x {GPU}, {mesh}: {need:.0f} of {room} GiB used.",
+            f"{count(self.sequences, 'sequence', 'sequences')} a step on {each}, "
+            f"in {count(self.passes, 'pass', 'passes')} of {self.micro_batch}; "
+            f"{self.days:.1f} days at {MFU:.0%} of peak.",
+        ]
+
+    def render(self) -> str:
+        """The summary, then what each simulated rank holds and sends."""
+        config, ranks = self.config, self.ranks
+        blank = [""] * len(ranks)
+        lines = [
+            f"{config.name}: {config.model.num_parameters():,} parameters on", *self.summary(),
+            f"{config.batch_tokens:,} tokens a step, {config.total_steps:,} steps.", "",
+            row("", *(f"rank {rank.rank:,}" for rank in ranks)),
+            row(" x ".join(AXES), *(" x ".join(map(str, rank.place)) for rank in ranks)),
+            row("parameters held", *(f"{rank.parameters:,}" for rank in ranks)),
+            "", row("shards", *blank, "whole"),
+        ]  # fmt: skip
+        for name, (whole, _) in ranks[0].shards.items():
+            lines.append(row(name, *(shape(rank.shards[name][1]) for rank in ranks), shape(whole)))
+        after = ["after the step"] * len(ranks)
+        lines += ["", row("memory, GiB", *after, "at the peak")]
+        for name, size in self.memory.items():
+            lines.append(row(name, *(gib(rank.held.get(name)) for rank in ranks), gib(size)))
+        resting = self.memory["Adam's moments"]
+        lines.append(row("peak without moments", *(gib(rank.peak) for rank in ranks),
+                         gib(sum(self.memory.values()) - resting)))  # fmt: skip
+        lines += ["", row("sent in a step, GiB", *blank, "calculated")]
+        columns = [totals(rank.sent) for rank in ranks] + [totals(self.traffic)]
+        for key in sorted(set().union(*columns)):
+            lines.append(row(" ".join(key), *(gib(sums.get(key, (0, 0))[1]) for sums in columns)))
+        lines.append(row("collectives", *(f"{len(rank.sent):,}" for rank in ranks)))
+        if config.parallel.tensor > 1 and config.parallel.sequence:
+            lines.append(ON_GPUS)
+        return "\n".join(lines)
+
+    __str__ = render
+
+
+def row(name: str, *cells: str) -> str:
+    """A line of the table."""
+    return f"{name:<33}{''.join(f'{cell:>16}' for cell in cells)}".rstrip()
+
+
+def count(number: int, one: str, more: str) -> str:
+    """``1 pass``, ``4 passes``."""
+    return f"{number} {one if number == 1 else more}"
+
+
+def shape(sizes: tuple[int, ...]) -> str:
+    """``8192 x 22016``."""
+    return " x ".join(map(str, sizes))
+
+
+def gib(size: float | None) -> str:
+    """Four digits; nothing for what is not known."""
+    return "" if size is None else f"{size / GIB:.4g}"
+
+
+def dry_run(config: TrainConfig, world: int) -> DryRun:
+    """Play the first and the last of ``world`` ranks; see the head of this file.
+
+    Raises:
+        ConfigError: this model, batch or mesh cannot be spread over so many ranks.
+    """
+    check_mesh(config.parallel, config.model, world, config.seq_len)
+    groups = world // config.parallel.tensor
+    if config.batch_sequences % groups:
+        raise ConfigError(
+            f"{config.batch_sequences} sequences a step cannot be shared by {groups} processes",
+            "choose batch_tokens = seq_len x a multiple of the number of processes",
+        )
+    ranks = sorted({0, world - 1})
+    seen = launch(play, len(ranks), ranks, config, world, group=False, timeout=TIMEOUT)
+    return DryRun(config, world, tuple(seen))
+
+
+def world_of(config: TrainConfig, preset: str | None = None, asked: str | None = None) -> int:
+    """How many ranks to simulate: as many as asked for, else as torchrun has started.
+
+    Else as many as the command starts that the preset opens with, or as few as the mesh takes.
+
+    Raises:
+        ConfigError: what was asked for is no number of processes.
+    """
+    asked = asked or os.environ.get("WORLD_SIZE")
+    if asked is None:
+        fewest = max(1, config.parallel.shard) * config.parallel.tensor
+        return (preset_world(preset) if preset else None) or fewest
+    if not asked.isdecimal() or int(asked) < 1:
+        raise ConfigError(f"--world {asked}", "it is a number of processes, at least 1")
+    return int(asked)
+
+
+def play(process: int, ranks: list[int], config: TrainConfig, world_size: int) -> Rank:
+    """Be one of ``ranks`` for one step, in a process of its own: torch remembers its groups.
+
+    Plain data parallelism is played by one rank alone, which holds and does the same; what it would
+    send is taken from the formula, as DDP cannot be built without numbers.
+    """
+    config = replace(config, compile=False)  # a compiled block does the same, faster
+    rank, meta = ranks[process], torch.device("meta")
+    plain = config.parallel.is_plain(world_size)
+    share = config.batch_sequences * config.parallel.tensor // world_size
+    with nullcontext() if plain else simulated_rank(rank, world_size):
+        mesh = None if plain else build_mesh(config.parallel, world_size, "cpu")
+        world = World(rank, 1, meta) if plain else World(rank, world_size, meta, mesh)
+        with meta if plain else nullcontext():
+            model, step_model = build_model(config, world)
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            batch = torch.zeros(share, config.seq_len + 1, dtype=torch.int64)
+            model.to_empty(device="cpu")
+            played = take_step(config, world, model, step_model, batch)
+    return replace(played, sent=DryRun(config, world_size).traffic) if plain else played
+
+
+def take_step(
+    config: TrainConfig, world: World, model: Llama, step_model: nn.Module, batch: Tensor
+) -> Rank:
+    """Take one step, and look at what this rank holds and has sent."""
+    optimizer = build_optimizer(model, config.optimizer)
+    weights = {name: piece(weight) for name, weight in model.named_parameters()}
+    with FakeMemory(weights.values()) as memory, counted_bytes(world.mesh) as sent:
+        backward(step_model, batch, config)
+    optimizer.step()
+    moments = [
+        piece(state[name]) for state in optimizer.state.values()
+        for name in ("exp_avg", "exp_avg_sq")
+    ]  # fmt: skip
+    return Rank(
+        rank=world.rank,
+        place=tuple(world.mesh.get_coordinate()) if world.mesh else (world.rank, 0, 0),
+        parameters=sum(weight.numel() for weight in weights.values()),
+        shards={
+            name: (tuple(weight.shape), tuple(weights[name].shape))
+            for name, weight in model.named_parameters()
+            if name.startswith("layers.0.") or not name.startswith("layers.")
+        },
+        held={
+            "weights": sum(weight.nbytes for weight in weights.values()),
+            "gradients": sum(piece(weight.grad).nbytes for weight in model.parameters()),
+            "Adam's moments": sum(moment.nbytes for moment in moments),
+        },
+        peak=memory.peak,
+        sent=sent,
+    )
+
+
+def piece(tensor: Tensor) -> Tensor:
+    """What this rank holds of a parameter, or of a tensor that goes with one."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+@contextmanager
+def simulated_rank(rank: int, world_size: int) -> Iterator[None]:
+    """Within this context the process is one of many, and what it sends arrives nowhere."""
+    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class FakeMemory(TorchDispatchMode):
+    """Adds up the bytes in use, and remembers the most; asked for a number, it answers 1.
+
+    A memory block counts until its last tensor is gone. FSDP also empties blocks and fills them
+    again, by ``resize_``, which is no operation and is watched by itself.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.sizes: dict[int, int] = {}
+        self.now = self.peak = 0
+        for tensor in tensors:
+            self.enter(tensor.untyped_storage())
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if DTensor in types:
+            return NotImplemented  # what it does with its local tensor comes by later
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor):
+                self.enter(tensor.untyped_storage())
+        return result
+
+    def __enter__(self) -> "FakeMemory":
+        def resize(block: torch.UntypedStorage, size: int) -> None:
+            plain(block, size)
+            if block._cdata in self.sizes:
+                self.change(block._cdata, size)
+
+        plain = torch.UntypedStorage.resize_
+        self.watch = mock.patch.object(torch.UntypedStorage, "resize_", resize)
+        self.watch.start()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self.watch.stop()
+
+    def enter(self, block: torch.UntypedStorage) -> None:
+        """Count a block, until it is freed."""
+        if block._cdata not in self.sizes:
+            self.sizes[block._cdata] = 0
+            self.change(block._cdata, block.nbytes())
+            weakref.finalize(block, self.change, block._cdata, None).atexit = False
+
+    def change(self, key: int, size: int | None) -> None:
+        """A block has another size, or None: it is freed."""
+        self.now += (size or 0) - self.sizes.pop(key)
+        self.peak = max(self.peak, self.now)
+        if size is not None:
+            self.sizes[key] = size

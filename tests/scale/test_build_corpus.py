@@ -1,0 +1,335 @@
+"""The build: no text twice, nothing held out is trained on, nothing redone."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from tiny import make_corpus, prose, sdist, wheel, write_sources
+
+from minillama.corpus.document import Document
+from minillama.corpus.hash_set import SeenHashes
+from minillama.corpus.split import cap, deduplicate, split
+from minillama.corpus.statistics import Row, table1
+from minillama.corpus.token_files import open_corpus, read_documents
+from minillama.errors import ConfigError, DataError
+from minillama.files import read_json, sha256
+from minillama.scale.build_corpus import sample, told, trace
+
+
+def documents(texts, slice_name="books"):
+    return [Document(text, slice_name, "tales==1.0", f"{i}.txt") for i, text in enumerate(texts)]
+
+
+# duplicates, the limit, and the split
+
+
+def test_equal_texts_are_kept_once_whatever_their_spacing_case_and_unicode_form():
+    texts = ["The Miller é", "another", "the  miller\ne\u0301 ", "THE MILLER É", "the miller e"]
+    row = Row("")
+    kept = deduplicate(documents(texts), row, SeenHashes())
+    assert [d.text for d in kept] == ["The Miller é", "another", "the miller e"]
+    assert row.documents_in == 5 and row.documents_out == 3
+    assert row.dropped == {"exact duplicate": 2}
+
+
+def test_a_text_is_kept_in_one_slice_only():
+    seen, row = SeenHashes(), Row("")
+    list(deduplicate(documents(["one", "two"]), Row(""), seen))
+    kept = deduplicate(documents(["two", "three"], "c4"), row, seen)
+    assert [d.text for d in kept] == ["three"]
+    assert row.dropped == {"exact duplicate": 1}
+
+
+def test_the_limit_takes_whole_documents_and_counts_the_rest():
+    row = Row("")
+    pool = documents([prose(i) for i in range(20)])
+    size = sum(d.size for d in pool)
+    for limit in (size // 2, size // 9):  # less, and more, than is held at once
+        row = Row("")
+        chosen = cap(pool, limit, row)
+        assert 0.6 * limit < sum(d.size for d in chosen) == row.bytes_out <= limit
+        assert row.dropped["over the slice's limit"] == 20 - len(chosen)
+        assert cap(pool[::-1], limit, Row("")) == chosen  # whatever order they come in
+    assert len(cap(pool, size, Row(""))) == 20
+
+
+def test_a_document_beyond_the_limit_does_not_stop_the_others():
+    pool = documents([prose(0, 2_000), *(prose(i) for i in range(1, 8))])
+    assert len(cap(pool, pool[0].size - 1, Row(""))) == 7
+
+
+def held(pool):
+    return {d.text for d in split(pool)["valid"]}
+
+
+def test_the_split_is_a_partition_of_about_three_percent():
+    pool = documents([prose(i) for i in range(1_000)])
+    parts = split(pool)
+    assert sorted(d.path for part in parts.values() for d in part) == sorted(d.path for d in pool)
+    share = sum(len(d.text) for d in parts["valid"]) / sum(len(d.text) for d in pool)
+    assert 0.03 <= share < 0.035
+
+
+def test_the_split_depends_on_the_texts_alone():
+    pool = documents([prose(i) for i in range(200)])
+    elsewhere = [replace(d, path=f"new/{d.path}", source="tales==2.0") for d in pool[::-1]]
+    assert held(pool) == held(elsewhere)
+
+
+def test_adding_documents_moves_few_others():
+    """Nearly all held-out documents stay held out: new ones come in among them by their keys."""
+    old = documents([prose(i) for i in range(1_000)])
+    new = documents([prose(i) for i in range(5_000, 5_100)])
+    before, after = held(old), held(old + new) & {d.text for d in old}
+    assert len(before & after) >= 0.8 * len(before)
+    assert len(before ^ after) <= 0.01 * len(old)
+
+
+@pytest.mark.parametrize(
+    "sizes, held_out", [([500], 0), ([500, 400], 1), ([9_000] + [300] * 40, 3)]
+)
+def test_few_or_uneven_documents(sizes, held_out):
+    pool = documents([prose(i, size // 5) for i, size in enumerate(sizes)])
+    valid = split(pool)["valid"]
+    assert len(valid) == held_out
+    assert not valid or len(valid[0].text) < 2_500  # never the giant
+    assert split([]) == {"train": [], "valid": []}
+
+
+# the built corpus
+
+
+def texts_of(corpus, name, part):
+    return [d["text"] for d in read_documents(corpus.folder / f"text/{name}.{part}.jsonl")]
+
+
+def test_no_held_out_text_is_trained_on(tmp_path):
+    """Not even with other spacing, in another slice, or among the user's own texts."""
+    corpus = make_corpus(tmp_path, built=False)
+    downloads = corpus.data / "downloads"
+    tales = {f"t/{i:02}.txt": prose(i) for i in range(30)}
+    packages = [
+        (sdist(downloads / "tales-1.0.tar.gz", tales), "books", "gutenberg"),
+        (wheel(downloads / "again-1.0-py3-none-any.whl",
+               {name: text.replace(" ", "\n").upper() for name, text in tales.items()}
+               | {f"g/{i}.rst": prose(300 + i) for i in range(10)}), "stackexchange", "rst"),
+    ]  # fmt: skip
+    write_sources(corpus.data / "sources.toml", packages)
+    own = corpus.data / "my-texts"
+    own.mkdir()
+    for i in range(12):
+        (own / f"{i}.txt").write_text("  " + prose(i if i < 6 else 400 + i))
+    corpus.build()
+    names = ["stackexchange", "books", "mytexts"]
+    keys = {part: [Document(t, "", "", "").key for n in names for t in texts_of(corpus, n, part)]
+            for part in ("train", "valid")}  # fmt: skip
+    assert not set(keys["train"]) & set(keys["valid"])
+    assert len(keys["train"] + keys["valid"]) == len(set(keys["train"] + keys["valid"])) == 46
+    dropped = {name: told["dropped"] for name, told in
+               read_json(corpus.folder / "manifest.json")["slices"].items()}  # fmt: skip
+    assert dropped["stackexchange"] == {"exact duplicate": 30}
+    assert dropped["mytexts"] == {"exact duplicate": 6}
+
+
+def page(*paragraphs):
+    body = "".join(f"<p>{text}</p>" for text in paragraphs)
+    return f"<html><body><div role='main'>{body}</div></body></html>"
+
+
+def test_no_line_of_a_web_page_is_held_out_and_trained_on(tmp_path):
+    corpus = make_corpus(tmp_path, built=False)
+    common = prose(1_000)
+    pages = {f"p/{i:02}.html": page(prose(500 + i), common, prose(600 + i)) for i in range(40)}
+    site = sdist(corpus.data / "downloads" / "site-1.0.tar.gz", pages)
+    write_sources(corpus.data / "sources.toml", [(site, "commoncrawl", "html")])
+    corpus.build()
+    lines = {}
+    for part in ("train", "valid"):
+        text = "\n".join(texts_of(corpus, "commoncrawl", part))
+        lines[part] = [line for line in text.split("\n") if line]
+    assert lines["valid"] and not set(lines["train"]) & set(lines["valid"])
+    assert (lines["train"] + lines["valid"]).count(common) == 1
+    entry = read_json(corpus.folder / "manifest.json")["slices"]["commoncrawl"]
+    assert entry["dropped"] == {} and entry["removed"] == {"repeated lines": 39}
+
+
+def state(folder):
+    return {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
+
+
+def test_a_second_build_does_nothing_and_says_the_same(tmp_path):
+    corpus = make_corpus(tmp_path)
+    before = state(corpus.folder)
+    assert corpus.build() == told(read_json(corpus.folder / "manifest.json"), 10_000)
+    assert state(corpus.folder) == before
+
+
+def test_two_builds_are_equal_byte_for_byte(tmp_path, tiny_corpus):
+    again = make_corpus(tmp_path, built=False)
+    again.build(workers=2)
+    files = sorted(p.relative_to(again.folder) for p in again.folder.rglob("*") if p.is_file())
+    assert len(files) == 3 * 2 * 4 + 2
+    for path in files:
+        same = sha256(again.folder / path) == sha256(tiny_corpus.folder / path)
+        # The manifest's fingerprint covers the archives, whose headers hold the time.
+        assert same or path.name == "manifest.json", path
+
+
+def test_changed_settings_texts_and_packages_build_again(tmp_path):
+    corpus = make_corpus(tmp_path)
+    seen = {read_json(corpus.folder / "manifest.json")["fingerprint"]}
+
+    def fingerprint(**changes):
+        corpus.build(**changes)
+        open_corpus(corpus.folder)
+        return read_json(corpus.folder / "manifest.json")["fingerprint"]
+
+    assert fingerprint(budget=1, workers=1) in seen  # these do not change the corpus
+    seen.add(fingerprint(vocab_size=325))
+    seen.add(fingerprint(slice_mb=0.01))
+    (corpus.data / "my-texts").mkdir()
+    (corpus.data / "my-texts" / "a.txt").write_text(prose(9_000, 400))
+    seen.add(fingerprint())
+    assert "mytexts" in open_corpus(corpus.folder).slices
+    (corpus.data / "my-texts" / "a.txt").write_text(prose(9_001, 400))
+    seen.add(fingerprint())
+    tales = {"t/a.txt": prose(1), "t/b.txt": prose(2)}
+    new = sdist(corpus.data / "downloads" / "new-1.0.tar.gz", tales)
+    (corpus.data / "my-texts" / "a.txt").unlink()
+    write_sources(corpus.data / "sources.toml", [(new, "books", "gutenberg")])
+    seen.add(fingerprint())
+    assert open_corpus(corpus.folder).slices == ["books"]  # nothing of the old build is left
+    assert {p.name.split(".")[0] for p in (corpus.folder / "tokens").iterdir()} == {"books"}
+    assert len(seen) == 6
+
+
+def test_the_evaluation_package_is_never_read(tmp_path):
+    corpus = make_corpus(tmp_path, built=False)
+    path = wheel(corpus.data / "downloads" / "exam-1.0-py3-none-any.whl", {"q.txt": prose(77)})
+    entry = f'''
+[[source]]
+name = "exam"
+version = "1.0"
+format = "wheel"
+kind = "evaluation"
+sha256 = "{sha256(path)}"
+license = "ours"
+'''
+    with open(corpus.data / "sources.toml", "a") as file:
+        file.write(entry)
+    corpus.build()
+    manifest = read_json(corpus.folder / "manifest.json")
+    assert manifest["sources"] == ["tales==1.0", "tools==2.0", "guide==3.0"]
+    question = prose(77)[:60]
+    assert not any(question in p.read_text() for p in corpus.folder.glob("text/*.jsonl"))
+
+
+def test_no_text_at_all(tmp_path):
+    corpus = make_corpus(tmp_path, documents=1, built=False)
+    empty = sdist(corpus.data / "downloads" / "nil-1.0.tar.gz", {"a.txt": "short", "b.txt": ""})
+    write_sources(corpus.data / "sources.toml", [(empty, "books", "gutenberg")])
+    with pytest.raises(DataError, match="the corpus would be empty"):
+        corpus.build()
+    (corpus.data / "sources.toml").write_text("source = []")
+    with pytest.raises(DataError, match="the corpus would be empty"):
+        corpus.build()
+    assert not (corpus.folder / "manifest.json").exists()
+
+
+def test_unknown_readers_slices_and_missing_packages(tmp_path):
+    corpus = make_corpus(tmp_path, built=False)
+    listing = corpus.data / "sources.toml"
+    whole = listing.read_text()
+    listing.write_text(whole.replace('"rst"', '"rts"'))
+    with pytest.raises(DataError, match="unknown reader 'rts' for guide==3.0. Did you mean 'rst'?"):
+        corpus.build()
+    listing.write_text(whole.replace('"c4"', '"c5"'))
+    with pytest.raises(ConfigError, match=r"unknown slices \['c5'\]"):
+        corpus.build()
+    listing.write_text(whole)
+    (corpus.data / "downloads" / "guide-3.0.tar.gz").unlink()
+    with pytest.raises(DataError, match="guide==3.0 is not in .*minillama data fetch"):
+        corpus.build()
+
+
+def test_the_tokenizer_sees_each_slice_by_its_share(tiny_corpus):
+    weights = {"c4": 0.5, "github": 0.3, "books": 0.2}
+    texts = list(sample(tiny_corpus.folder, weights, megabytes=0.02))
+    owner = {}
+    for name in weights:
+        owner |= {text[:50]: name for text in texts_of(tiny_corpus, name, "train")}
+    lengths = dict.fromkeys(weights, 0)
+    for text in texts:
+        lengths[owner[text[:50]]] += len(text)
+    assert lengths == {"c4": 10_000, "github": 6_000, "books": 4_000}
+
+
+def test_every_token_is_traced_to_its_file(tiny_corpus):
+    corpus = open_corpus(tiny_corpus.folder)
+    file = corpus.train["books"]
+    records = list(read_documents(tiny_corpus.folder / "text" / "books.train.jsonl"))
+    for offset in np.linspace(0, file.tokens - 1, 12).astype(int):
+        told = trace(tiny_corpus.folder, "books", int(offset))
+        record = records[file.find(int(offset))]
+        source, path = told.split("\n")[0].split("  ")
+        assert (source, path) == (record["source"], record["path"])
+        number = int(path.split("/")[1].split(".")[0])
+        assert source == "tales==1.0" and record["text"] == prose(number)
+        near = told.split(": ", 1)[1]
+        assert json.loads('"' + near.strip("'\"") + '"').strip() in record["text"]
+    with pytest.raises(DataError, match="has no arxiv.train.*it has c4, github, books|It has"):
+        trace(tiny_corpus.folder, "arxiv", 0)
+    with pytest.raises(DataError, match="tokens, not"):
+        trace(tiny_corpus.folder, "books", file.tokens)
+
+
+def test_the_table_shows_the_paper_beside_the_corpus(tiny_corpus):
+    table = table1(read_json(tiny_corpus.folder / "manifest.json"), 10_000)
+    rows = {line.split()[0]: line for line in table.split("\n")[2:]}
+    corpus = open_corpus(tiny_corpus.folder)
+    tokens = corpus.train["books"].tokens
+    share = 4.5 / 24
+    assert f"{tokens:,}" in rows["books"] and f"{share:.1%}" in rows["books"]
+    assert f"{share * 10_000 / tokens:.2f} |" in rows["books"]
+    assert rows["books"].split("|")[1].split() == ["4.5%", "2.23", "85", "GB"]
+    assert "absent" in rows["arxiv"]
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("name", ""), ("name", ".."), ("name", "a/b"), ("name", "ABSOLUTE"), ("own_share", 1.0),
+     ("slice_mb", 0), ("vocab_size", 200), ("workers", 0)],
+)  # fmt: skip
+def test_settings_out_of_range_touch_nothing(tmp_path, setting, value):
+    corpus = make_corpus(tmp_path / "data")
+    kept = tmp_path / "precious"
+    kept.mkdir()
+    before = {p: p.read_bytes() for p in corpus.folder.rglob("*") if p.is_file()}
+    with pytest.raises(ConfigError, match=setting):
+        corpus.build(**{setting: str(kept) if value == "ABSOLUTE" else value})
+    assert kept.exists()
+    assert {p: p.read_bytes() for p in corpus.folder.rglob("*") if p.is_file()} == before
+
+
+def test_a_build_without_the_users_own_texts(tmp_path):
+    corpus = make_corpus(tmp_path / "data")
+    manifest = (corpus.folder / "manifest.json").read_bytes()
+    own = corpus.data / "my-texts"
+    own.mkdir()
+    for i in range(4):
+        (own / f"{i}.txt").write_text(prose(900 + i))
+    corpus.build(own_share=0)
+    assert (corpus.folder / "manifest.json").read_bytes() == manifest  # nothing was done
+    corpus.build(own_share=0.2)
+    opened = open_corpus(corpus.folder)
+    assert opened.weights["mytexts"] == pytest.approx(0.2)
+    assert opened.manifest["slices"]["mytexts"]["documents_in"] == 4
+
+
+def test_own_texts_do_not_vanish_in_silence(tmp_path):
+    corpus = make_corpus(tmp_path / "data")
+    (corpus.data / "my-texts").mkdir()
+    (corpus.data / "my-texts" / "long.txt").write_text(prose(5, words=4_000))
+    with pytest.raises(DataError, match="no text of yours could be kept.*over the slice's limit"):
+        corpus.build(slice_mb=0.01)

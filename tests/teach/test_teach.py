@@ -1,0 +1,259 @@
+"""The helpers of notebooks: proofs that can fail, checks that name the mistake."""
+
+import base64
+import io
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import nbformat
+import pytest
+import torch
+from exercises import pytest_generate_tests, test_a_mistake_is_named  # noqa: F401
+from torch import Tensor
+
+from minillama import ModelConfig, teach
+from minillama.model import RMSNorm, rotary_angles, rotary_table
+from minillama.teach import execute
+
+
+def test_show_prints_the_source_and_its_file(capsys: pytest.CaptureFixture) -> None:
+    teach.show(RMSNorm, rotary_table)
+    text = capsys.readouterr().out
+    assert text.startswith("# minillama/model/norm.py\nclass RMSNorm")
+    assert "# minillama/model/rotary.py\ndef rotary_table" in text
+    with pytest.raises(TypeError, match="no Python source"):
+        teach.show(3)
+
+
+def test_start_seeds_and_finds_the_project(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "pyproject.toml").write_text("")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    threads = torch.get_num_threads()
+    try:
+        teach.start(seed=7)
+        first = torch.rand(3)
+        assert Path.cwd().resolve() == tmp_path.resolve()
+        teach.start(seed=7)
+        assert torch.equal(first, torch.rand(3))
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(threads)
+    assert "seed 7" in capsys.readouterr().out
+
+
+def test_agreement_sees_wrong_values_and_wrong_gradients() -> None:
+    x = torch.randn(4, 6, requires_grad=True)
+    assert teach.agreement(lambda: x * 2, lambda: x + x, [x]) == (0.0, 0.0)
+    value, gradient = teach.agreement(lambda: x * 2.2, lambda: x * 2, [x])
+    assert value == pytest.approx(0.1, rel=1e-4)
+    assert gradient == pytest.approx(0.1, rel=1e-4)
+    value, gradient = teach.agreement(lambda: x * x.detach(), lambda: x * x, [x])
+    assert value == 0.0
+    assert gradient == pytest.approx(0.5)
+
+
+def test_agreement_refuses_a_tensor_compared_with_itself() -> None:
+    x = torch.randn(3, requires_grad=True)
+    y = x * 2
+    with pytest.raises(ValueError, match="same tensor"):
+        teach.agreement(lambda: y, lambda: y, [x])
+    with pytest.raises(ValueError, match="shapes differ"):
+        teach.relative_error(torch.ones(2), torch.ones(3))
+
+
+def nothing(*_: object) -> None:
+    return None
+
+
+def broken(*_: object) -> None:
+    raise ZeroDivisionError("oh")
+
+
+@pytest.mark.parametrize("name", [n for n in teach.__all__ if n.startswith("check_")])
+def test_every_check_survives_stubs_and_errors(name: str, capsys: pytest.CaptureFixture) -> None:
+    check: Callable = getattr(teach, name)
+    for answer in (nothing, broken, lambda *_: "text", lambda *_: torch.zeros(1)):
+        assert check(answer) is None
+        assert capsys.readouterr().out.startswith("not yet: ")
+    check(broken)
+    assert "ZeroDivisionError" in capsys.readouterr().out
+
+
+def norm_backward(mistake: str) -> Callable:
+    def answer(x: Tensor, weight: Tensor, eps: float, upstream: Tensor) -> tuple[Tensor, Tensor]:
+        root = (x**2).mean(-1, keepdim=True).add(eps).sqrt()
+        unit, g = x / root, upstream * weight
+        projection = (g * unit).sum(-1, keepdim=True) / (1 if mistake == "sum" else x.shape[-1])
+        grad_x = g / root if mistake == "constant" else (g - unit * projection) / root
+        grad_weight = upstream * unit
+        if mistake != "batch":
+            grad_weight = grad_weight.view(-1, x.shape[-1]).sum(0)
+        return grad_x, grad_weight
+
+    return answer
+
+
+def half_split(kind: str) -> Callable:
+    def answer(weight: Tensor, n_heads: int) -> Tensor:
+        half = weight.shape[0] // n_heads // 2
+        if kind == "inverse":
+            return weight.unflatten(0, (n_heads, 2, half)).transpose(1, 2).flatten(0, 2)
+        if kind == "columns":
+            return weight.T.unflatten(0, (n_heads, half, 2)).transpose(1, 2).flatten(0, 2).T
+        if kind == "heads":
+            return torch.cat((weight[::2], weight[1::2]))
+        return weight
+
+    return answer
+
+
+def interpolation(kind: str) -> Callable:
+    def answer(head_dim: int, positions: int, trained: int) -> Tensor:
+        scale = trained / positions
+        if kind == "plain":
+            return rotary_table(head_dim, positions)
+        if kind == "shrunk":
+            return rotary_table(head_dim, positions) * scale
+        angles = rotary_angles(head_dim, positions) / scale
+        return torch.stack((angles.cos(), angles.sin()), -1)
+
+    return answer
+
+
+def attention(causal: bool = True, scaled: bool = True) -> Callable:
+    def answer(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = q @ k.T / (q.shape[-1] ** 0.5 if scaled else 1.0)
+        if causal:
+            scores = scores + torch.full_like(scores, -math.inf).triu(1)
+        return scores.softmax(-1) @ v
+
+    return answer
+
+
+def overflowing(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    rows = []
+    for m, query in enumerate(q):
+        shares = (k[: m + 1] @ query / len(query) ** 0.5).exp()
+        rows.append(shares @ v[: m + 1] / shares.sum())
+    return torch.stack(rows)
+
+
+def last_only(layer: Callable, x: Tensor) -> bool:
+    changed = x.clone()
+    changed[:, -1] += 1
+    return not torch.equal(layer(changed)[:, :-1], layer(x)[:, :-1])
+
+
+MISTAKES: list[tuple[str, Callable, str]] = [
+    ("check_rms_norm_backward", norm_backward("constant"), "root mean square constant"),
+    ("check_rms_norm_backward", norm_backward("sum"), "needs a mean where you sum"),
+    ("check_rms_norm_backward", norm_backward("batch"), "sum its gradient"),
+    ("check_layer_norm", lambda x, norm: norm(x), "center the vector first"),
+    ("check_layer_norm", lambda x, norm: norm(x - x.mean()), "one mean for the whole tensor"),
+    ("check_layer_norm", lambda x, norm: norm(x) - norm(x).mean(-1, keepdim=True), "order matters"),
+    ("check_hidden_dim", lambda d, m: 4 * d, "ReLU layer"),
+    ("check_hidden_dim", lambda d, m: 8 * d // 3 // m * m, "round up"),
+    ("check_hidden_dim", lambda d, m: 8 * d // 3, "not a multiple of 256"),
+    ("check_hidden_dim", lambda d, m: 8 * d / 3, "whole number"),
+    ("check_slowest_turn", lambda h, t: t ** ((h - 2) / h), "2 pi radians"),
+    ("check_slowest_turn", lambda h, t: 2 * math.pi * t, "short of 1"),
+    ("check_slowest_turn", lambda h, t: 2 * math.pi, "fastest pair"),
+    ("check_half_split", half_split("none"), "old order"),
+    ("check_half_split", half_split("inverse"), "the other way"),
+    ("check_half_split", half_split("columns"), "not columns"),
+    ("check_half_split", half_split("heads"), "one head to another"),
+    ("check_interpolation", interpolation("plain"), "nothing was squeezed"),
+    ("check_interpolation", interpolation("shrunk"), "no rotation"),
+    ("check_interpolation", interpolation("faster"), "faster, not slower"),
+    ("check_streaming_attention", attention(), "that is T x T"),
+    ("check_streaming_attention", attention(causal=False), "looks at later ones"),
+    ("check_streaming_attention", attention(scaled=False), "not divided"),
+    ("check_streaming_attention", overflowing, "overflow"),
+    ("check_cache_bytes", lambda c, b, s, n: c.n_layers * b * s * c.dim * n, "values too"),
+    ("check_cache_bytes", lambda c, b, s, n: 2 * b * s * c.dim * n, "every layer"),
+    ("check_sees_the_future", lambda layer, x: True, "you accuse"),
+    ("check_sees_the_future", last_only, "only position 2 reads position 3"),
+]
+
+
+def test_a_right_answer_is_praised(capsys: pytest.CaptureFixture) -> None:
+    teach.check_rms_norm_backward(norm_backward("none"))
+    teach.check_hidden_dim(lambda d, m: ModelConfig(dim=d, n_heads=1, multiple_of=m).hidden_dim)
+    assert capsys.readouterr().out.count("correct: ") == 2
+
+
+def notebook_file(folder: Path, *sources: str) -> Path:
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    for number, cell in enumerate(cells):
+        cell.id, cell.metadata = f"cell-{number}", nbformat.from_dict({"tags": ["derive"]})
+    path = folder / "lesson.ipynb"
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), path)
+    return path
+
+
+def test_execute_stores_outputs_and_changes_nothing_the_second_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    folder = tmp_path / "with space"
+    folder.mkdir()
+    path = notebook_file(folder, "x = 6", "print(7 * x)")
+    assert execute.main([str(path)]) == 0
+    stored = path.read_bytes()
+    cells = nbformat.read(path, 4).cells
+    assert [cell.execution_count for cell in cells] == [1, 2]
+    assert cells[1].outputs[0].text == "42\n"
+    assert execute.main([str(path)]) == 0
+    assert path.read_bytes() == stored
+    assert "unchanged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("source", "complaint"),
+    [("1 / 0", "ZeroDivisionError"), ("import sys; print(1, file=sys.stderr)", "standard error")],
+)
+def test_execute_names_the_failing_notebook_and_keeps_the_file(
+    source: str, complaint: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = notebook_file(tmp_path, source)
+    before = path.read_bytes()
+    assert execute.main([str(path)]) == 1
+    message = capsys.readouterr().err
+    assert complaint in message
+    assert "lesson.ipynb" in message
+    assert path.read_bytes() == before
+
+
+def test_stored_pictures_name_no_version(tmp_path: Path) -> None:
+    draw = "import matplotlib.pyplot as plt\nplt.plot([1, 2])\nplt.show()"
+    path = notebook_file(tmp_path, draw)
+    assert execute.main([str(path)]) == 0
+    output = nbformat.read(path, 4).cells[0].outputs[-1]
+    picture = base64.b64decode(output.data["image/png"])
+    assert b"atplotlib" not in picture
+    image = plt.imread(io.BytesIO(picture), format="png")
+    assert image.shape[2] == 4 and image.std() > 0
+
+
+def test_execute_says_that_a_file_is_not_a_notebook(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "bad.ipynb").write_text("not json")
+    for name in ("bad.ipynb", "missing.ipynb"):
+        assert execute.main([str(tmp_path / name)]) == 1
+        assert "is not a notebook" in capsys.readouterr().err
+
+
+def test_default_notebooks_are_lessons_then_solutions(tmp_path: Path) -> None:
+    source = notebook_file(tmp_path, "1")
+    (tmp_path / "solutions").mkdir()
+    for name in ("01_b.ipynb", "00_a.ipynb", "solutions/00_solutions.ipynb"):
+        shutil.copy(source, tmp_path / name)
+    source.unlink()
+    names = [path.name for path in execute.default_notebooks(tmp_path)]
+    assert names == ["00_a.ipynb", "01_b.ipynb", "00_solutions.ipynb"]
