@@ -20,7 +20,7 @@ from minillama.files import read_json, write_json
 from minillama.scale.build_corpus import build
 from minillama.scale.sources import fetch
 from minillama.train.config import load_preset
-from minillama.train.dataloader import DataOrder
+from minillama.train.dataloader import StatelessDataLoader
 from minillama.train.log import read_metrics
 from minillama.train.loop import train
 
@@ -117,7 +117,7 @@ def baseline(ladder: str, runs: Path) -> dict[str, Any]:
     path, data = runs / f"{ladder}-5gram.json", text.fingerprint
     if path.exists() and (told := read_json(path))["data"] == data:
         return told
-    order = DataOrder(text, config.seq_len, config.batch_sequences, config.seed)
+    order = StatelessDataLoader(text, config.seq_len, config.batch_sequences, config.seed)
     told = {
         "data": data,
         "bytes": byte_ngram_bits_per_byte(text, config.eval_tokens, config.seq_len),

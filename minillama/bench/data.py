@@ -37,7 +37,7 @@ from minillama.corpus.archive import read_members
 from minillama.corpus.commoncrawl import drop_repeated_lines, html_to_text
 from minillama.corpus.deduplicate import drop_near_duplicates
 from minillama.corpus.document import Document
-from minillama.corpus.hash_set import SeenHashes
+from minillama.corpus.hash_set import HashSet
 from minillama.corpus.heuristics import C4Rules, clean_page, drop_repeated_spans
 from minillama.corpus.language import LanguageModel
 from minillama.corpus.quality import WikipediaModel
@@ -134,11 +134,11 @@ def c4_rules(texts: Sequence[str]) -> list[str]:
     return [text for text, reason in cleaned if reason is None]
 
 
-def without_repetition(drop: Callable[[str, SeenHashes], tuple[str, int]]) -> Run:
+def without_repetition(drop: Callable[[str, HashSet], tuple[str, int]]) -> Run:
     """Lines, or spans of sentences, only where they are met first."""
 
     def run(texts: Sequence[str]) -> list[str]:
-        seen = SeenHashes()
+        seen = HashSet()
         return [left for left, _ in (drop(text, seen) for text in texts) if left]
 
     return run

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from minillama.corpus.deduplicate import THRESHOLD, Library
 from minillama.corpus.document import Document, Dropped
-from minillama.corpus.pipeline import Around, Reread, Step, Work
-from minillama.corpus.statistics import Row
+from minillama.corpus.pipeline import Reread, Step, StepContext, Work
+from minillama.corpus.statistics import StepStats
 
 Members = Iterable[tuple[str, bytes]]
 Texts = Iterator[tuple[str, str]]
@@ -77,7 +77,7 @@ class OneEdition(Step):
     name: ClassVar[str] = "one edition of a play (ours)"
     path_ending: str = "_gut_f.txt"
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
         """See ``Step.start``."""
         return lambda document: (
             Dropped("First Folio edition") if document.path.endswith(self.path_ending) else document
@@ -92,7 +92,7 @@ class NearDuplicates(Step):
     ordered: ClassVar[bool] = True
     threshold: float = THRESHOLD
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
         """See ``Step.start``."""
         kept = tempfile.TemporaryFile(dir=around.scratch)  # noqa: SIM115  candidates are read again
         places: list[tuple[int, int]] = []

@@ -8,8 +8,8 @@ from typing import ClassVar
 from minillama.corpus.books import Members, Texts, tidy
 from minillama.corpus.document import Document, Dropped
 from minillama.corpus.heuristics import C4Rules, clean_page, drop_repeated_spans
-from minillama.corpus.pipeline import Around, Reread, Step, Work, changed, fresh_hashes
-from minillama.corpus.statistics import Row
+from minillama.corpus.pipeline import Reread, Step, StepContext, Work, changed, fresh_hashes
+from minillama.corpus.statistics import StepStats
 
 UNDERLINE = re.compile(r"^([=\-~^\"'`#*+.:_])\1{2,}\s*$", re.M)
 TARGET = re.compile(
@@ -89,7 +89,7 @@ class Unwrap(Step):
 
     name: ClassVar[str] = "paragraphs as lines"
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
         """See ``Step.start``."""
         return lambda document: changed(document, unwrap(document.text))
 
@@ -101,7 +101,7 @@ class Heuristics(Step):
     name: ClassVar[str] = "heuristics"
     rules: C4Rules = C4Rules()
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
         """See ``Step.start``."""
 
         def work(document: Document) -> Document | Dropped:
@@ -121,7 +121,7 @@ class RepeatedSpans(Step):
     name: ClassVar[str] = "three-sentence deduplication"
     ordered: ClassVar[bool] = True
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
         """See ``Step.start``."""
         seen = fresh_hashes(around)
 

@@ -12,9 +12,9 @@ from resiliparse.parse.html import HTMLTree
 
 from minillama.corpus.books import Members, Texts, tidy
 from minillama.corpus.document import Document
-from minillama.corpus.hash_set import SeenHashes, hash64
-from minillama.corpus.pipeline import Around, Reread, Step, Work, changed, fresh_hashes
-from minillama.corpus.statistics import Row
+from minillama.corpus.hash_set import HashSet, hash64
+from minillama.corpus.pipeline import Reread, Step, StepContext, Work, changed, fresh_hashes
+from minillama.corpus.statistics import StepStats
 
 TAG = re.compile(r"<(/?)([a-z][a-z0-9]*)", re.I)
 NEVER_CLOSED = {
@@ -79,7 +79,7 @@ def plain_line(line: str) -> str:
     return re.sub(r"\W+", "", re.sub(r"\d", "0", line.casefold()))
 
 
-def drop_repeated_lines(text: str, seen: SeenHashes) -> tuple[str, int]:
+def drop_repeated_lines(text: str, seen: HashSet) -> tuple[str, int]:
     """A page without the lines that were met before, and how many those were.
 
     Each line stays only where it is met first, as in CCNet (Wenzek et al., 2019, Section 3.1), so
@@ -99,7 +99,7 @@ class RepeatedLines(Step):
     name: ClassVar[str] = "line-level deduplication"
     ordered: ClassVar[bool] = True
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
         """See ``Step.start``."""
         seen = fresh_hashes(around)
 

@@ -10,8 +10,8 @@ from minillama.corpus.archive import read_members
 from minillama.corpus.books import Members, Texts
 from minillama.corpus.document import Document, Dropped
 from minillama.corpus.licenses import PATTERNS, PERMITTED, license_at, project_licenses
-from minillama.corpus.pipeline import Around, Reread, Step, Work, changed
-from minillama.corpus.statistics import Row
+from minillama.corpus.pipeline import Reread, Step, StepContext, Work, changed
+from minillama.corpus.statistics import StepStats
 from minillama.scale.sources import load_sources
 
 LICENSE_HEADER = re.compile(
@@ -70,7 +70,7 @@ class Licenses(Step):
     name: ClassVar[str] = "licenses"
     permitted: tuple[str, ...] = PERMITTED
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
         """See ``Step.start``."""
 
         def work(document: Document) -> Document | Dropped:
@@ -87,7 +87,7 @@ class Headers(Step):
 
     name: ClassVar[str] = "license headers"
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
         """See ``Step.start``."""
 
         def work(document: Document) -> Document:
@@ -104,7 +104,7 @@ class CodeHeuristics(Step):
 
     name: ClassVar[str] = "heuristics"
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
         """See ``Step.start``."""
 
         def work(document: Document) -> Document | Dropped:

@@ -20,7 +20,7 @@ def hash64(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
 
 
-class SeenHashes:
+class HashSet:
     """Which hashes were met before.
 
     Args:

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from minillama.corpus.hash_set import SeenHashes, hash64
+from minillama.corpus.hash_set import HashSet, hash64
 
 CITATION = re.compile(r"\[(?:\d+|edit|citation needed)\]", re.I)
 SENTENCE_END = re.compile(r"[.!?][\"'”’)\]]*(\s+)(?=[\"'“‘(\[]*[A-Z0-9])")
@@ -105,7 +105,7 @@ def clean_page(text: str, rules: C4Rules, lines_dropped: Counter[str]) -> tuple[
     return text, next((reason for reason, rule in page_rules(rules).items() if rule(text)), None)
 
 
-def drop_repeated_spans(text: str, seen: SeenHashes) -> tuple[str, int]:
+def drop_repeated_spans(text: str, seen: HashSet) -> tuple[str, int]:
     """A text without the spans of three sentences that were met before, and how many those were.
 
     C4 "discarded all but one of any three-sentence span occurring more than once": a sentence goes

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from minillama.corpus.document import Document, Dropped
-from minillama.corpus.hash_set import SeenHashes, hash64
+from minillama.corpus.hash_set import HashSet, hash64
 from minillama.corpus.language import PACKAGE, LanguageModel
-from minillama.corpus.statistics import Row
+from minillama.corpus.statistics import StepStats
 from minillama.corpus.token_files import read_documents, write_documents
 from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
 
@@ -29,7 +29,7 @@ BUFFER = 50_000
 
 
 @dataclass(frozen=True)
-class Around:
+class StepContext:
     """What a step may need besides the documents."""
 
     sources: Path = SOURCES
@@ -38,7 +38,7 @@ class Around:
     """The clean Wikipedia slice (JSON lines), if there is one."""
     scratch: Path | None = None
     """A folder for what does not fit into memory; a temporary one by default."""
-    hashes: Callable[[], SeenHashes] | None = None
+    hashes: Callable[[], HashSet] | None = None
     """Makes the sets of hashes, where they must know of what other machines have met."""
 
 
@@ -51,7 +51,7 @@ class Step:
     ordered: ClassVar[bool] = False
     fitted: ClassVar[bool] = False
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work | None:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work | None:
         """Make what the step needs.
 
         Args:
@@ -72,7 +72,7 @@ class ShortTexts(Step):
     name: ClassVar[str] = "length"
     min_bytes: int = MIN_BYTES
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
         """See ``Step.start``."""
         return lambda document: (
             document if document.size >= self.min_bytes else Dropped("too short")
@@ -86,7 +86,7 @@ class ExactDuplicates(Step):
     name: ClassVar[str] = "exact-match deduplication"
     ordered: ClassVar[bool] = True
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
         """See ``Step.start``."""
         seen = fresh_hashes(around)
 
@@ -105,7 +105,7 @@ class Languages(Step):
     languages: tuple[str, ...] = ("en",)
     threshold: float = 0.5
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work | None:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work | None:
         """See ``Step.start``."""
         if all(source.name != PACKAGE for source in load_sources(around.sources)):
             row.note = f"not run: {PACKAGE} is not among the packages"
@@ -128,8 +128,8 @@ class Languages(Step):
 def run(
     steps: Sequence[Step],
     documents: Iterator[Document],
-    rows: list[Row],
-    around: Around,
+    rows: list[StepStats],
+    around: StepContext,
     done: int = 0,
 ) -> Iterator[Document]:
     """Send documents through steps, one at a time; a row for each step is added to ``rows``.
@@ -146,13 +146,13 @@ def run(
     """
     for number, step in enumerate(steps[done:], start=done):
         times = sum(type(other) is type(step) for other in steps[:number])
-        rows.append(Row(step.name + " again" * times))
+        rows.append(StepStats(step.name + " again" * times))
         documents = _through(step, documents, rows[-1], around)
     return documents
 
 
 def _through(
-    step: Step, documents: Iterator[Document], row: Row, around: Around
+    step: Step, documents: Iterator[Document], row: StepStats, around: StepContext
 ) -> Iterator[Document]:
     reread: Reread = lambda: iter(())  # noqa: E731
     if step.fitted:
@@ -168,7 +168,7 @@ def _through(
             yield done
 
 
-def _keep(documents: Iterator[Document], around: Around) -> tuple[Iterator[Document], Reread]:
+def _keep(documents: Iterator[Document], around: StepContext) -> tuple[Iterator[Document], Reread]:
     """Write documents to disk, so that they can be read more than once."""
     aside = tempfile.TemporaryDirectory(dir=around.scratch)
     path = Path(aside.name, "documents.jsonl")
@@ -190,12 +190,12 @@ def load_documents(path: Path) -> Iterator[Document]:
         yield Document(record["text"], record["slice"], record["source"], record["path"])
 
 
-def fresh_hashes(around: Around) -> SeenHashes:
+def fresh_hashes(around: StepContext) -> HashSet:
     """A set of hashes, empty unless other machines have met some, in a folder of its own."""
     if around.hashes:
         return around.hashes()
     folder = tempfile.mkdtemp(dir=around.scratch) if around.scratch else None
-    return SeenHashes(BUFFER, Path(folder) if folder else None)
+    return HashSet(BUFFER, Path(folder) if folder else None)
 
 
 def changed(document: Document, text: str) -> Document:

@@ -24,8 +24,8 @@ from sklearn.linear_model import LogisticRegression
 
 from minillama.corpus.document import Document, Dropped
 from minillama.corpus.ngram import NGram
-from minillama.corpus.pipeline import Around, Languages, Reread, Step, Work, load_documents
-from minillama.corpus.statistics import Row
+from minillama.corpus.pipeline import Languages, Reread, Step, StepContext, Work, load_documents
+from minillama.corpus.statistics import StepStats
 from minillama.errors import DataError
 from minillama.tokenizer import Tokenizer, train_tokenizer
 
@@ -138,9 +138,9 @@ MAX_PAGES, MAX_CHARACTERS = 1_000, 10_000
 VOCAB_SIZE = 1_024
 
 
-def wikipedia_model(around: Around, vocab_size: int = VOCAB_SIZE) -> WikipediaModel:
+def wikipedia_model(around: StepContext, vocab_size: int = VOCAB_SIZE) -> WikipediaModel:
     """A language model of the first English articles of the clean Wikipedia slice."""
-    in_english = Languages(("en",)).start(around, Row(""), iter)
+    in_english = Languages(("en",)).start(around, StepStats(""), iter)
     articles = (
         document for document in load_documents(around.wikipedia)
         if not (in_english and isinstance(in_english(document), Dropped))
@@ -168,7 +168,7 @@ class PerplexityBuckets(Step):
     kept: tuple[str, ...] = KEPT
     vocab_size: int = VOCAB_SIZE
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work | None:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work | None:
         """See ``Step.start``."""
         if around.wikipedia is None:
             row.note = "not run: there is no Wikipedia slice to compare with"
@@ -203,7 +203,7 @@ class References(Step):
     """Drop the pages that are no references; otherwise they are only counted."""
     threshold: float = 0.5
 
-    def start(self, around: Around, row: Row, reread: Reread) -> Work | None:
+    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work | None:
         """See ``Step.start``."""
         if around.wikipedia is None:
             row.note = "not run: there is no Wikipedia slice to compare with"

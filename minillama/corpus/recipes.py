@@ -27,7 +27,7 @@ from minillama.corpus.mixture import OWN_SLICE
 from minillama.corpus.pipeline import ExactDuplicates, Languages, ShortTexts, Step
 from minillama.corpus.quality import PerplexityBuckets, References
 from minillama.corpus.skip_errors import counted
-from minillama.corpus.statistics import Row
+from minillama.corpus.statistics import StepStats
 from minillama.errors import DataError, nearest
 from minillama.scale.sources import SliceSpec, Source
 
@@ -124,7 +124,7 @@ READERS: dict[str, Reader] = {
 
 
 def read_documents_of(
-    source: Source, spec: SliceSpec, members: Members, row: Row, skipped: Counter[str]
+    source: Source, spec: SliceSpec, members: Members, row: StepStats, skipped: Counter[str]
 ) -> Iterator[Document]:
     """The documents in the files of a package, before any step.
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from minillama.corpus.contamination import whose
-from minillama.corpus.hash_set import SeenHashes, hash64
+from minillama.corpus.hash_set import HashSet, hash64
 from minillama.corpus.pipeline import BUFFER
-from minillama.corpus.statistics import Row
+from minillama.corpus.statistics import StepStats
 from minillama.files import atomic_path
-from minillama.scale.clean import Entry, Workshop, read_entries, report
+from minillama.scale.clean import BuildDir, Entry, read_entries, report
 
 VALID_SHARE = 0.03
 SLACK = 2
@@ -31,7 +31,7 @@ class Sized(Protocol):
 T = TypeVar("T", bound=Sized)
 
 
-def cap(entries: Iterable[T], max_bytes: int, row: Row) -> list[T]:
+def cap(entries: Iterable[T], max_bytes: int, row: StepStats) -> list[T]:
     """At most ``max_bytes`` of a slice: documents in the order of their keys, a fixed sample.
 
     Memory is bounded by the limit, not by the slice: of all entries only those with the smallest
@@ -79,7 +79,7 @@ def split(entries: Iterable[T]) -> dict[str, list[T]]:
     return {"train": [e for e in by_key if e.key not in held], "valid": valid}
 
 
-def deduplicate(entries: Iterable[T], row: Row, seen: SeenHashes) -> Iterator[T]:
+def deduplicate(entries: Iterable[T], row: StepStats, seen: HashSet) -> Iterator[T]:
     """The first of each group of documents with the same key, none of which is in ``seen``.
 
     ``seen`` grows; shared by all slices, it keeps a text from being in two of them, and so from
@@ -95,7 +95,7 @@ def deduplicate(entries: Iterable[T], row: Row, seen: SeenHashes) -> Iterator[T]
             row.drop("exact duplicate")
 
 
-def contaminated(shop: Workshop, slices: Iterable[str]) -> dict[str, dict[int, str]]:
+def contaminated(shop: BuildDir, slices: Iterable[str]) -> dict[str, dict[int, str]]:
     """slice -> {place of a document: the benchmark that it repeats}."""
     found = [(name, e.at, e.hits) for name in slices for e in read_entries(shop, name) if e.hits]
     owners = whose([hits for *_, hits in found])
@@ -106,7 +106,7 @@ def contaminated(shop: Workshop, slices: Iterable[str]) -> dict[str, dict[int, s
     return bad
 
 
-def without(entries: Iterable[Entry], bad: dict[int, str], row: Row) -> Iterator[Entry]:
+def without(entries: Iterable[Entry], bad: dict[int, str], row: StepStats) -> Iterator[Entry]:
     """The entries whose documents repeat no benchmark."""
     for entry in entries:
         row.enter(entry.size)
@@ -117,14 +117,14 @@ def without(entries: Iterable[Entry], bad: dict[int, str], row: Row) -> Iterator
             yield entry
 
 
-def choose(shop: Workshop, folder: Path, slices: list[str], slice_mb: float) -> dict[str, list]:
+def choose(shop: BuildDir, folder: Path, slices: list[str], slice_mb: float) -> dict[str, list]:
     """Write text/<slice>.<split>.jsonl for every slice; returns their waterfalls."""
-    seen = SeenHashes(BUFFER)
+    seen = HashSet(BUFFER)
     bad = contaminated(shop, slices)
     waterfalls = {}
     for name in slices:
-        rows = [Row("duplicates in all slices"), Row("contamination by benchmarks"),
-                Row("limit of the slice")]  # fmt: skip
+        rows = [StepStats("duplicates in all slices"), StepStats("contamination by benchmarks"),
+                StepStats("limit of the slice")]  # fmt: skip
         entries = deduplicate(read_entries(shop, name), rows[0], seen)
         entries = without(entries, bad.get(name, {}), rows[1])
         parts = split(cap(entries, int(slice_mb * 1e6), rows[2]))

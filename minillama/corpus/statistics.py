@@ -11,7 +11,7 @@ SPLITS = ("train", "valid")
 
 
 @dataclass
-class Row:
+class StepStats:
     """One step: what came in, what went out, and why the rest did not."""
 
     step: str
@@ -48,7 +48,7 @@ class Row:
         if count:
             self.removed[kind] = self.removed.get(kind, 0) + count
 
-    def add(self, other: "Row") -> None:
+    def add(self, other: "StepStats") -> None:
         """Take over the counts of the same step on other documents."""
         for name in ("documents_in", "bytes_in", "documents_out", "bytes_out"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
@@ -62,18 +62,18 @@ class Row:
         self.note = self.note or other.note
 
 
-def merge(waterfalls: Iterable[list[Row]]) -> list[Row]:
+def merge(waterfalls: Iterable[list[StepStats]]) -> list[StepStats]:
     """The sum of the waterfalls of several packages: rows of the same name become one."""
-    rows: dict[str, Row] = {}
+    rows: dict[str, StepStats] = {}
     for waterfall in waterfalls:
         for row in waterfall:
-            rows.setdefault(row.step, Row(row.step)).add(row)
+            rows.setdefault(row.step, StepStats(row.step)).add(row)
     return list(rows.values())
 
 
-def summary(rows: list[Row]) -> dict[str, Any]:
+def summary(rows: list[StepStats]) -> dict[str, Any]:
     """A slice's entry in the manifest: what came in, all that was dropped, and the waterfall."""
-    total = Row("total")
+    total = StepStats("total")
     for row in rows:
         total.add(row)
     return {

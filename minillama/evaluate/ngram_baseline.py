@@ -9,7 +9,7 @@ from minillama.corpus.ngram import BORDER, NGram
 from minillama.corpus.token_files import Corpus
 from minillama.evaluate.perplexity import score
 from minillama.tokenizer import Tokenizer
-from minillama.train.dataloader import DataOrder
+from minillama.train.dataloader import StatelessDataLoader
 
 REQUESTS_AT_ONCE = 4_096
 
@@ -39,7 +39,9 @@ def request_log_likelihoods(model: NGram, requests: Sequence[tuple[list[int], in
     return totals
 
 
-def training_tokens(corpus: Corpus, seen: DataOrder | None = None, steps: int = 0) -> np.ndarray:
+def training_tokens(
+    corpus: Corpus, seen: StatelessDataLoader | None = None, steps: int = 0
+) -> np.ndarray:
     """The text to count: every training document once, or what a run has read in its steps."""
     if seen is None:
         files = corpus.train.values()
@@ -53,7 +55,7 @@ def training_tokens(corpus: Corpus, seen: DataOrder | None = None, steps: int = 
 
 def ngram_bits_per_byte(
     corpus: Corpus, max_tokens: int, seq_len: int, order: int = 5,
-    seen: DataOrder | None = None, steps: int = 0,
+    seen: StatelessDataLoader | None = None, steps: int = 0,
 ) -> dict:  # fmt: skip
     """Validation loss and bits per byte of the n-gram model, on the windows that models are
     scored on. Arguments as in ``score`` and ``training_tokens``."""

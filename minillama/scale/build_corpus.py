@@ -50,15 +50,15 @@ from minillama.corpus import (
 )
 from minillama.corpus.contamination import Index
 from minillama.corpus.mixture import OWN_SLICE
-from minillama.corpus.pipeline import Around
+from minillama.corpus.pipeline import StepContext
 from minillama.corpus.recipes import RECIPES, SIZES
-from minillama.corpus.statistics import SPLITS, Row, summary, table1, waterfall_table
+from minillama.corpus.statistics import SPLITS, StepStats, summary, table1, waterfall_table
 from minillama.corpus.token_files import TokenFile, open_corpus, read_documents, write_tokens
 from minillama.errors import ConfigError, DataError, nearest
 from minillama.files import alone_in, read_json, remove, sha256, write_json
 from minillama.paper import TABLE1
 from minillama.scale import clean, user_texts
-from minillama.scale.clean import Workshop, clean_slice, index_benchmarks, read_package, tasks_of
+from minillama.scale.clean import BuildDir, clean_slice, index_benchmarks, read_package, tasks_of
 from minillama.scale.pool import pool
 from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.scale.user_texts import OWN_FOLDER
@@ -119,20 +119,25 @@ def build(
         if manifest.get("fingerprint") == wanted:
             open_corpus(folder)
             return told(manifest, budget)
-    around = Around(sources, downloads, scratch=folder / "work")
+    around = StepContext(sources, downloads, scratch=folder / "work")
     with alone_in(folder):
         return told(_build(folder, around, own_texts, wanted, settings, workers), budget)
 
 
 def _build(
-    folder: Path, around: Around, own_texts: Path | None, wanted: str, settings: tuple, workers: int
+    folder: Path,
+    around: StepContext,
+    own_texts: Path | None,
+    wanted: str,
+    settings: tuple,
+    workers: int,
 ) -> dict[str, Any]:
     """Build a corpus in ``folder``, where nobody else does; returns its manifest."""
     recipe, slice_mb, vocab_size, own_share = settings
     sources, downloads = around.sources, around.downloads
     for source in load_sources(sources):
         source.find(downloads)  # complain before the old corpus goes
-    shop = Workshop(folder / "work", around)
+    shop = BuildDir(folder / "work", around)
     _make_room(folder, wanted)
     waterfalls = build_text(folder, shop, recipe, own_texts, slice_mb, workers)
     with_text = [n for n in waterfalls if (folder / f"text/{n}.train.jsonl").stat().st_size]
@@ -231,8 +236,8 @@ def _call(job: Callable[[], Any]) -> Any:
 
 
 def build_text(
-    folder: Path, shop: Workshop, recipe: str, own_texts: Path | None, slice_mb: float, workers: int
-) -> dict[str, list[Row]]:
+    folder: Path, shop: BuildDir, recipe: str, own_texts: Path | None, slice_mb: float, workers: int
+) -> dict[str, list[StepStats]]:
     """Stage one: text/<slice>.<split>.jsonl; returns each slice's waterfall."""
     tasks = tasks_of(load_sources(shop.around.sources), recipe, own_texts)
     by_slice: dict[str, list] = {}
@@ -245,10 +250,10 @@ def build_text(
     if "wikipedia" in by_slice:  # first: the others are measured by it
         clean_slice(shop, "wikipedia", by_slice["wikipedia"])
         if shop.clean("wikipedia").stat().st_size:
-            around = Around(
+            around = StepContext(
                 shop.around.sources, shop.around.downloads, shop.clean("wikipedia"), shop.folder
             )
-            shop = Workshop(shop.folder, around)
+            shop = BuildDir(shop.folder, around)
     longest_first = sorted(by_slice, key=lambda name: name != "commoncrawl")
     jobs = [partial(clean_slice, shop, name, by_slice[name]) for name in longest_first]
     in_parallel(jobs, workers, "clean", "slice")

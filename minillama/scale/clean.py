@@ -17,9 +17,9 @@ from minillama.corpus.benchmarks import benchmark_index
 from minillama.corpus.contamination import Index
 from minillama.corpus.document import Document
 from minillama.corpus.mixture import OWN_SLICE
-from minillama.corpus.pipeline import Around, Step, load_documents, run
+from minillama.corpus.pipeline import Step, StepContext, load_documents, run
 from minillama.corpus.recipes import RECIPES, read_documents_of
-from minillama.corpus.statistics import Row, merge
+from minillama.corpus.statistics import StepStats, merge
 from minillama.corpus.token_files import to_json, write_documents
 from minillama.files import atomic_path, read_json, write_json
 from minillama.scale.sources import SliceSpec, Source
@@ -36,7 +36,7 @@ class Task:
     spec: SliceSpec | None = None
     own: Path | None = None
 
-    def documents(self, around: Around, row: Row) -> Iterator[Document]:
+    def documents(self, around: StepContext, row: StepStats) -> Iterator[Document]:
         """The documents as they are read, before any step."""
         if self.own:
             return own_documents(self.own, row)
@@ -47,11 +47,11 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Workshop:
+class BuildDir:
     """The folder in which the jobs work, and what they need."""
 
     folder: Path
-    around: Around
+    around: StepContext
 
     @property
     def index(self) -> Path:
@@ -79,10 +79,10 @@ class Entry:
     """Runs of words that it shares with benchmarks, and whose they are."""
 
 
-def report(path: Path) -> list[Row] | None:
+def report(path: Path) -> list[StepStats] | None:
     """The rows of the waterfall of a job that is done, or None."""
     done = path.with_suffix(".json")
-    return [Row(**row) for row in read_json(done)] if done.exists() else None
+    return [StepStats(**row) for row in read_json(done)] if done.exists() else None
 
 
 def alone(steps: tuple[Step, ...]) -> int:
@@ -90,32 +90,32 @@ def alone(steps: tuple[Step, ...]) -> int:
     return next((i for i, s in enumerate(steps) if s.ordered or s.fitted), len(steps))
 
 
-def index_benchmarks(shop: Workshop) -> None:
+def index_benchmarks(shop: BuildDir) -> None:
     """The job that makes the index of the benchmarks' texts."""
     if not shop.index.exists():
         benchmark_index(shop.around.sources, shop.around.downloads).save(shop.index)
 
 
-def read_package(shop: Workshop, task: Task) -> None:
+def read_package(shop: BuildDir, task: Task) -> None:
     """The job that reads one package for one slice."""
     path = shop.part(task)
     if report(path) is not None:
         return
     steps = RECIPES[task.slice][: alone(RECIPES[task.slice])]
-    rows = [Row("read")]
+    rows = [StepStats("read")]
     documents = run(steps, task.documents(shop.around, rows[0]), rows, shop.around)
     write_documents(path, documents)
     write_json(path.with_suffix(".json"), [asdict(row) for row in rows])
 
 
-def clean_slice(shop: Workshop, slice_name: str, tasks: list[Task]) -> None:
+def clean_slice(shop: BuildDir, slice_name: str, tasks: list[Task]) -> None:
     """The job that runs the steps which need all documents of a slice."""
     path = shop.clean(slice_name)
     if report(path) is not None:
         return
     steps = RECIPES[slice_name]
     done = alone(steps)
-    rows: list[Row] = []
+    rows: list[StepStats] = []
     parts = chain.from_iterable(load_documents(shop.part(task)) for task in tasks)
     documents = run(steps, parts, rows, shop.around, done)
     _write_clean(path, documents, Index.load(shop.index))
@@ -137,7 +137,7 @@ def _write_clean(path: Path, documents: Iterable[Document], index: Index) -> Non
             lines.write(json.dumps(asdict(entry)) + "\n")
 
 
-def read_entries(shop: Workshop, slice_name: str) -> Iterator[Entry]:
+def read_entries(shop: BuildDir, slice_name: str) -> Iterator[Entry]:
     """The entries of a clean slice, in the order of its documents."""
     with open(shop.clean(slice_name).with_suffix(".entries"), encoding="utf-8") as lines:
         for line in lines:

@@ -23,9 +23,9 @@ import tyro
 from tyro.conf import Positional
 
 from minillama.corpus.document import Document, no_surrogates
-from minillama.corpus.pipeline import Around, Step, load_documents
+from minillama.corpus.pipeline import Step, StepContext, load_documents
 from minillama.corpus.recipes import READERS, RECIPES, SIZES
-from minillama.corpus.statistics import Row
+from minillama.corpus.statistics import StepStats
 from minillama.corpus.warc import crawled_pages
 from minillama.errors import ConfigError, DataError, nearest
 from minillama.files import read_json, write_json
@@ -37,13 +37,13 @@ from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
 class Packages:
     """The pinned packages of a slice, each of which is one file."""
 
-    around: Around
+    around: StepContext
     tasks: tuple[Task, ...]
 
     def __len__(self) -> int:
         return len(self.tasks)
 
-    def documents(self, number: int, row: Row) -> Iterator[Document]:
+    def documents(self, number: int, row: StepStats) -> Iterator[Document]:
         """What one of them holds, before any step."""
         return self.tasks[number].documents(self.around, row)
 
@@ -60,7 +60,7 @@ class Files:
     def __len__(self) -> int:
         return len(self.names)
 
-    def documents(self, number: int, row: Row) -> Iterator[Document]:
+    def documents(self, number: int, row: StepStats) -> Iterator[Document]:
         """What one of them holds, before any step; what cannot be read is counted."""
         name, skipped = self.names[number], Counter()
         with open(self.folder / name, "rb") as file:
@@ -86,7 +86,7 @@ class Parts:
     def __len__(self) -> int:
         return self.count
 
-    def documents(self, number: int, row: Row) -> Iterator[Document]:
+    def documents(self, number: int, row: StepStats) -> Iterator[Document]:
         """The documents of one part."""
         return load_documents(part_path(self.folder, number))
 
@@ -159,7 +159,7 @@ ON_THIS_MACHINE = Engine()
 
 
 def inputs_of(
-    slice_name: str, around: Around, recipe: str, folder: Path | None, reader: str
+    slice_name: str, around: StepContext, recipe: str, folder: Path | None, reader: str
 ) -> Inputs:
     """A folder's files, or the packages of a slice."""
     if recipe not in SIZES:
@@ -210,7 +210,7 @@ def run_trove(
     """
     output = output.resolve()  # the tasks may run elsewhere
     wikipedia, folder = (path and path.resolve() for path in (wikipedia, folder))
-    around = Around(sources.resolve(), downloads.resolve(), wikipedia)
+    around = StepContext(sources.resolve(), downloads.resolve(), wikipedia)
     inputs = inputs_of(slice, around, recipe, folder, reader)
     if not importlib.util.find_spec("datatrove"):
         told = "datatrove is not installed"

@@ -11,7 +11,7 @@ from datatrove.executor import (
 from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 
-from minillama.corpus.pipeline import Around, Step
+from minillama.corpus.pipeline import Step, StepContext
 from minillama.errors import DataError
 from minillama.scale import datatrove_hashes
 from minillama.scale.datatrove import Engine, Inputs, Parts, in_one_task, stages
@@ -37,7 +37,7 @@ def executor_of(
 
 
 def executors(
-    inputs: Inputs, steps: Sequence[Step], around: Around, output: Path, engine: Engine
+    inputs: Inputs, steps: Sequence[Step], around: StepContext, output: Path, engine: Engine
 ) -> list[PipelineExecutor]:
     """The executors of a recipe, each waiting for the one before it; the last writes ``clean``."""
     if not len(inputs):

@@ -24,9 +24,9 @@ from datatrove.pipeline.base import PipelineStep
 
 from minillama.corpus.c4 import RepeatedSpans
 from minillama.corpus.commoncrawl import RepeatedLines
-from minillama.corpus.hash_set import SeenHashes
-from minillama.corpus.pipeline import Around, ExactDuplicates, Step
-from minillama.corpus.statistics import Row
+from minillama.corpus.hash_set import HashSet
+from minillama.corpus.pipeline import ExactDuplicates, Step, StepContext
+from minillama.corpus.statistics import StepStats
 from minillama.files import atomic_path
 from minillama.scale.datatrove_steps import Read, Work, ours
 
@@ -44,7 +44,7 @@ def bucket_bounds(buckets: int) -> np.ndarray:
     return np.array([(number << 64) // buckets for number in range(buckets)], dtype=np.uint64)
 
 
-class Noting(SeenHashes):
+class Noting(HashSet):
     """A set that only keeps what it is asked."""
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Note(PipelineStep):
 
     type, name = "📝 - NOTE", "hashes"
 
-    def __init__(self, step: Step, around: Around, folder: Path, buckets: int) -> None:
+    def __init__(self, step: Step, around: StepContext, folder: Path, buckets: int) -> None:
         super().__init__()
         self.step, self.around, self.folder, self.buckets = step, around, folder, buckets
 
@@ -76,7 +76,7 @@ class Note(PipelineStep):
         """Pass nothing on."""
         noting = Noting()
         around = replace(self.around, hashes=lambda: noting)
-        work = self.step.start(around, Row(self.step.name), lambda: iter(()))
+        work = self.step.start(around, StepStats(self.step.name), lambda: iter(()))
         for document in data or ():
             work(ours(document))
         asked = np.unique(np.concatenate([np.zeros(0, np.uint64), *noting.asked]))
@@ -112,15 +112,17 @@ class Match(PipelineStep):
 class WorkKnowing(Work):
     """Stage 3: the step, with a set that knows what earlier tasks have met."""
 
-    def __init__(self, step: Step, around: Around, inputs: Any, folder: Path, buckets: int) -> None:
+    def __init__(
+        self, step: Step, around: StepContext, inputs: Any, folder: Path, buckets: int
+    ) -> None:
         super().__init__(step, around, inputs)
         self.folder, self.buckets = folder, buckets
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[TroveDocument]:
         """What the step makes of the documents."""
 
-        def hashes() -> SeenHashes:
-            seen = SeenHashes()
+        def hashes() -> HashSet:
+            seen = HashSet()
             parts = (self.folder / "met" / f"{rank:05d}" / f"{bucket:05d}.npy"
                      for bucket in range(self.buckets))  # fmt: skip
             seen.know(np.concatenate([np.load(part) for part in parts]))
@@ -134,7 +136,7 @@ class WorkKnowing(Work):
 
 
 def pipelines(
-    step: Step, around: Around, inputs: Any, folder: Path, tasks: int
+    step: Step, around: StepContext, inputs: Any, folder: Path, tasks: int
 ) -> list[list[PipelineStep]]:
     """The steps of the three stages; the last are to be written."""
     return [

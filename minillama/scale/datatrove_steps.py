@@ -10,8 +10,8 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.typeshelper import StatHints
 
 from minillama.corpus.document import Document, Dropped
-from minillama.corpus.pipeline import Around, Step
-from minillama.corpus.statistics import Row
+from minillama.corpus.pipeline import Step, StepContext
+from minillama.corpus.statistics import StepStats
 from minillama.corpus.token_files import to_json
 from minillama.files import atomic_path
 from minillama.scale.datatrove import Inputs, part_path, share
@@ -34,7 +34,7 @@ class Read(PipelineStep):
         if data:
             yield from data
         for part in share(len(self.inputs), rank, world_size):
-            row = Row("read")
+            row = StepStats("read")
             for number, document in enumerate(self.inputs.documents(part, row)):
                 self.stat_update(StatHints.total)
                 yield TroveDocument(document.text, f"{part}/{number}", metadata={
@@ -50,14 +50,14 @@ class Work(PipelineStep):
 
     type = "🔻 - STEP"
 
-    def __init__(self, step: Step, around: Around, inputs: Inputs) -> None:
+    def __init__(self, step: Step, around: StepContext, inputs: Inputs) -> None:
         self.name = step.name
         super().__init__()
         self.step, self.around, self.inputs = step, around, inputs
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[TroveDocument]:
         """What the step makes of the documents; those it drops are counted by reason."""
-        row = Row(self.step.name)
+        row = StepStats(self.step.name)
         work = self.step.start(self.around, row, self._reread)
         for theirs in data or ():
             self.stat_update(StatHints.total)
@@ -76,7 +76,7 @@ class Work(PipelineStep):
     def _reread(self) -> Iterator[Document]:
         """All documents of the stage: a step that reads them beforehand is the first of its own."""
         for part in range(len(self.inputs)):
-            yield from self.inputs.documents(part, Row(""))
+            yield from self.inputs.documents(part, StepStats(""))
 
 
 class Write(PipelineStep):

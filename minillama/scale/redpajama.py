@@ -37,7 +37,7 @@ from minillama.corpus.hash_set import hash64
 from minillama.corpus.language import WIKIPEDIA_LANGUAGES
 from minillama.corpus.mixture import epochs, mixture
 from minillama.corpus.pipeline import MIN_BYTES
-from minillama.corpus.statistics import SPLITS, Row, merge, summary, table1
+from minillama.corpus.statistics import SPLITS, StepStats, merge, summary, table1
 from minillama.corpus.token_files import TokenFile, write_tokens
 from minillama.errors import ConfigError, DataError, nearest
 from minillama.files import alone_in, atomic_path, read_json, remove, sha256, write_json
@@ -141,7 +141,9 @@ def torn_zstandard(address: str) -> bool:
     return frame is not None or not Path(address).stat().st_size
 
 
-def documents(file: File, row: Row, lines: Iterator[bytes] | None = None) -> Iterator[Document]:
+def documents(
+    file: File, row: StepStats, lines: Iterator[bytes] | None = None
+) -> Iterator[Document]:
     """The documents of one file, each with the number of its line as its place.
 
     Args:
@@ -205,7 +207,7 @@ def build_part(file: File, corpus: Path, model: bytes, held_out: int = HELD_OUT)
     """
     tokens = corpus / "tokens"
     done = tokens / f"{file.part}.json"
-    tokenizer, row = Tokenizer(model), Row("read")
+    tokenizer, row = Tokenizer(model), StepStats("read")
     told = {"name": file.name, "tokenizer": hashlib.sha256(model).hexdigest(), "of": held_out,
             "size": file.size}  # fmt: skip
     if done.exists() and {k: v for k, v in read_json(done).items() if k in told} == told:
@@ -322,7 +324,9 @@ def _build_full(
     for name, files in by_slice.items():
         parts = [file.part for file in files]
         joined = {split: join(corpus, name, parts, split) for split in SPLITS}
-        rows = merge([Row(**read_json(corpus / "tokens" / f"{p}.json")["row"])] for p in parts)
+        rows = merge(
+            [StepStats(**read_json(corpus / "tokens" / f"{p}.json")["row"])] for p in parts
+        )
         counts[name] = joined["train"].tokens
         told[name] = summary(rows) | {
             split: {"documents": f.n_documents, "bytes": f.n_bytes, "tokens": f.tokens}

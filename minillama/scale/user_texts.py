@@ -11,7 +11,7 @@ from minillama.corpus.archive import MAX_MEMBER_BYTES
 from minillama.corpus.books import tidy
 from minillama.corpus.document import Document
 from minillama.corpus.mixture import OWN_SLICE
-from minillama.corpus.statistics import Row
+from minillama.corpus.statistics import StepStats
 from minillama.errors import DataError
 from minillama.files import atomic_path
 
@@ -34,9 +34,9 @@ def readable(path: Path) -> tuple[str | None, str]:
     return (text, "") if text else (None, "empty")
 
 
-def own_documents(folder: Path, row: Row | None = None) -> Iterator[Document]:
+def own_documents(folder: Path, row: StepStats | None = None) -> Iterator[Document]:
     """One document for every readable .txt file below ``folder``; ``row`` counts the others."""
-    row = row or Row("read")
+    row = row or StepStats("read")
     for path in sorted(folder.rglob("*.txt")):
         row.enter(path.stat().st_size if path.is_file() else 0)
         text, reason = readable(path)

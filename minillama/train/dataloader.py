@@ -35,7 +35,7 @@ def quotas(weights: dict[str, float], total: int = BLOCK) -> dict[str, int]:
     return counts
 
 
-class DataOrder:
+class StatelessDataLoader:
     """Batches of token windows, addressed by step.
 
     Args:

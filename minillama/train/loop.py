@@ -35,7 +35,7 @@ from minillama.tokenizer import Tokenizer
 from minillama.train import checkpoint
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.config import TrainConfig, check_same_run, read_config, write_config
-from minillama.train.dataloader import DataOrder
+from minillama.train.dataloader import StatelessDataLoader
 from minillama.train.log import append_metrics, rewind_metrics
 from minillama.train.optimizer import build_optimizer, clip_gradients, learning_rate
 from minillama.train.stop import Interrupted, StopRequest
@@ -69,7 +69,7 @@ def train(config: TrainConfig) -> Path:
 
 def _train(config: TrainConfig, world: World, stop: StopRequest) -> None:
     corpus = open_corpus(config.corpus)
-    order = DataOrder(corpus, config.seq_len, config.batch_sequences, config.seed)
+    order = StatelessDataLoader(corpus, config.seq_len, config.batch_sequences, config.seed)
     order.share(world.data_size)  # complain before anything is written
     check_mesh(config.parallel, config.model, world.size, config.seq_len)
     start = open_run(config, corpus, world)

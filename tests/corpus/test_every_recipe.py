@@ -11,13 +11,13 @@ from tiny import MIT, code, prose, sdist, wheel, write_sources
 pytest.importorskip("datatrove")
 pytest.importorskip("datasets")
 
-from minillama.corpus.pipeline import Around
+from minillama.corpus.pipeline import StepContext
 from minillama.corpus.recipes import RECIPES
-from minillama.corpus.statistics import Row
+from minillama.corpus.statistics import StepStats
 from minillama.errors import ConfigError, DataError
 from minillama.paper import TABLE1
 from minillama.scale import build_corpus, datatrove, redpajama
-from minillama.scale.clean import Workshop
+from minillama.scale.clean import BuildDir
 from minillama.scale.datatrove import Engine, run_trove
 from minillama.scale.redpajama import build_full, documents, find_files
 from minillama.tokenizer import train_tokenizer
@@ -69,8 +69,8 @@ def places(tmp_path_factory):
             path = make(root / "downloads" / f"{name}{part}-1.0{ending}", files)
             packages.append((path, name, reader))
     sources = write_sources(root / "sources.toml", packages)
-    around = Around(sources, root / "downloads", scratch=root / "work")
-    shop = Workshop(root / "work", around)
+    around = StepContext(sources, root / "downloads", scratch=root / "work")
+    shop = BuildDir(root / "work", around)
     build_corpus.build_text(root / "corpus", shop, "nano", None, 1.0, 1)
     return root
 
@@ -149,7 +149,7 @@ def test_zstandard_files_that_are_cut_are_told(tmp_path):
     whole = b"".join(zstandard.compress(line * 40) for _ in range(3))
     for size, count in ((len(whole), 0), (len(whole) - 5, 1), (len(whole) // 3 + 2, 1), (0, 1)):
         path.write_bytes(whole[:size])
-        row = Row("read")
+        row = StepStats("read")
         found = len(list(documents(find_files(tmp_path)[0], row)))
         assert row.dropped.get("the file breaks off (zstandard)", 0) == count
         assert (found == 120) == (count == 0)

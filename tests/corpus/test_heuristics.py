@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from minillama.corpus.hash_set import SeenHashes
+from minillama.corpus.hash_set import HashSet
 from minillama.corpus.heuristics import (
     C4Rules,
     clean_page,
@@ -87,7 +87,7 @@ def numbered(start: int, stop: int) -> str:
 
 
 def test_a_repeated_passage_stays_only_where_it_was_met_first():
-    seen = SeenHashes()
+    seen = HashSet()
     first = numbered(0, 8)
     assert drop_repeated_spans(first, seen) == (first, 0)
     page = f"{numbered(20, 23)}\n{numbered(2, 7)}\n{numbered(30, 33)}"
@@ -98,7 +98,7 @@ def test_a_repeated_passage_stays_only_where_it_was_met_first():
 
 
 def test_two_repeated_sentences_are_no_span_and_short_texts_stay():
-    seen = SeenHashes()
+    seen = HashSet()
     drop_repeated_spans(numbered(0, 9), seen)
     page = numbered(50, 52) + " " + numbered(3, 5) + " " + numbered(60, 62)
     assert drop_repeated_spans(page, seen) == (page, 0)
@@ -106,6 +106,6 @@ def test_two_repeated_sentences_are_no_span_and_short_texts_stay():
 
 
 def test_lines_without_repeated_spans_keep_their_spaces():
-    seen = SeenHashes()
+    seen = HashSet()
     code = "Call it so:\n\n    boat.row(2)  # twice\n\n" + numbered(0, 5)
     assert drop_repeated_spans(code, seen) == (code, 0)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from minillama.corpus import books, c4, commoncrawl, github, stackexchange, wikipedia
-from minillama.corpus.hash_set import SeenHashes
+from minillama.corpus.hash_set import HashSet
 
 
 def only(texts):
@@ -288,7 +288,7 @@ def test_entity_bombs_are_refused():
 
 
 def test_lines_met_before_are_dropped_in_later_pages():
-    seen = SeenHashes()
+    seen = HashSet()
     pages = [
         "Home\nRivers are long.\nRelease 1.2",
         "HOME!\nBoats float.\nrelease 3.4\nBoats float.",

@@ -12,7 +12,7 @@ from tiny import MIT, code, make_corpus, prose, sdist, wheel, write_sources
 
 from minillama.corpus import books, c4, commoncrawl, github
 from minillama.corpus.document import Document
-from minillama.corpus.pipeline import Around, ExactDuplicates, ShortTexts, run
+from minillama.corpus.pipeline import ExactDuplicates, ShortTexts, StepContext, run
 from minillama.corpus.quality import PerplexityBuckets, References
 from minillama.corpus.recipes import RECIPES
 from minillama.corpus.token_files import read_documents, write_documents
@@ -27,7 +27,7 @@ def documents(texts, names=None):
     return [Document(t, "s", "p==1", n) for t, n in zip(texts, names, strict=True)]
 
 
-def through(steps, texts, around=Around(), names=None):  # noqa: B008
+def through(steps, texts, around=StepContext(), names=None):  # noqa: B008
     rows = []
     kept = list(run(steps, iter(documents(texts, names)), rows, around))
     return [document.text for document in kept], rows
@@ -68,8 +68,8 @@ def test_half_of_a_recipe_and_then_the_rest_is_the_whole():
     texts = [prose(i) + "\n" + prose(0) for i in range(6)]
     whole, rows = through(steps, texts)
     first, second = [], []
-    kept = list(run(steps[:2], iter(documents(texts)), first, Around()))
-    kept = [d.text for d in run(steps, iter(kept), second, Around(), done=2)]
+    kept = list(run(steps[:2], iter(documents(texts)), first, StepContext()))
+    kept = [d.text for d in run(steps, iter(kept), second, StepContext(), done=2)]
     assert kept == whole and first + second == rows
 
 
@@ -78,7 +78,7 @@ def test_books_in_two_editions_and_nearly_the_same(tmp_path):
     texts = [long, long.replace("willow", "oak", 3), prose(2, 4_000), prose(3, 4_000)]
     names = ["a.txt", "b.txt", "c_gut_f.txt", "d.txt"]
     steps = [books.OneEdition(), books.NearDuplicates()]
-    kept, rows = through(steps, texts, Around(scratch=tmp_path), names)
+    kept, rows = through(steps, texts, StepContext(scratch=tmp_path), names)
     assert kept == [long, texts[3]]
     assert [row.dropped for row in rows] == [
         {"First Folio edition": 1}, {"over 90% like another": 1}
@@ -98,7 +98,7 @@ def test_code_is_dropped_by_its_looks_and_headers_go():
 def encyclopaedia(tmp_path):
     path = tmp_path / "wikipedia.jsonl"
     write_documents(path, documents([prose(i, 400) for i in range(40)]))
-    return Around(wikipedia=path, sources=tmp_path / "sources.toml")
+    return StepContext(wikipedia=path, sources=tmp_path / "sources.toml")
 
 
 def test_pages_are_put_in_buckets_and_the_tail_goes(encyclopaedia):
@@ -122,7 +122,7 @@ def test_the_classifier_counts_and_drops_only_if_told_to(encyclopaedia):
 
 
 def test_steps_that_cannot_run_say_why(tmp_path):
-    around = Around(sources=tmp_path / "sources.toml")
+    around = StepContext(sources=tmp_path / "sources.toml")
     around.sources.write_text("source = []")
     steps = [step for step in RECIPES["commoncrawl"] if step != commoncrawl.RepeatedLines()]
     kept, rows = through(steps, [prose(i) for i in range(5)], around)

@@ -23,7 +23,7 @@ from minillama.evaluate.perplexity import windows
 from minillama.evaluate.task_run import Exam
 from minillama.evaluate.tasks import TASKS, Problem
 from minillama.tokenizer import Tokenizer
-from minillama.train.dataloader import DataOrder
+from minillama.train.dataloader import StatelessDataLoader
 
 BOS, VOCAB = 1, 12
 
@@ -142,7 +142,7 @@ def test_only_training_documents_are_counted(corpus):
 
 
 def test_what_a_run_has_read(corpus):
-    order = DataOrder(corpus, seq_len=16, batch_sequences=4, seed=0)
+    order = StatelessDataLoader(corpus, seq_len=16, batch_sequences=4, seed=0)
     tokens = training_tokens(corpus, order, steps=3).reshape(12, 17)
     assert (tokens[:, 0] == BORDER).all()
     for step in range(3):

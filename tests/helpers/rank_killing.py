@@ -26,14 +26,16 @@ from minillama.train.config import TrainConfig
 
 def note_what_is_read(path: Path) -> None:
     """From now on every batch adds a line: step, first sequence, how many, and who reads them."""
-    locate, batch = loop.DataOrder.locate, loop.DataOrder.batch
+    locate, batch = loop.StatelessDataLoader.locate, loop.StatelessDataLoader.batch
     numbers: list[int] = []
 
-    def note_and_locate(order: loop.DataOrder, sequence: int) -> tuple[str, int]:
+    def note_and_locate(order: loop.StatelessDataLoader, sequence: int) -> tuple[str, int]:
         numbers.append(sequence)
         return locate(order, sequence)
 
-    def note_and_read(order: loop.DataOrder, step: int, rank: int = 0, world: int = 1) -> object:
+    def note_and_read(
+        order: loop.StatelessDataLoader, step: int, rank: int = 0, world: int = 1
+    ) -> object:
         numbers.clear()
         read = batch(order, step, rank, world)
         start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
@@ -44,7 +46,7 @@ def note_what_is_read(path: Path) -> None:
         os.close(descriptor)
         return read
 
-    loop.DataOrder.locate, loop.DataOrder.batch = note_and_locate, note_and_read
+    loop.StatelessDataLoader.locate, loop.StatelessDataLoader.batch = note_and_locate, note_and_read
 
 
 def sharded_run(corpus: Path, runs: Path, name: str, steps: int = 24) -> TrainConfig:

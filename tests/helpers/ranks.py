@@ -148,13 +148,13 @@ def at_step(step: int, rank: int, act: Callable[[], object]) -> Callable[[int], 
     """Do ``act()`` on one rank before it reads the batch of a step."""
 
     def prepare(this: int) -> None:
-        read = loop.DataOrder.batch
+        read = loop.StatelessDataLoader.batch
 
         def batch(order, number, *rest):
             if number == step - 1 and this == rank:
                 act()
             return read(order, number, *rest)
 
-        loop.DataOrder.batch = batch
+        loop.StatelessDataLoader.batch = batch
 
     return prepare

@@ -33,7 +33,7 @@ from minillama.parallel.mesh import ParallelConfig
 from minillama.scale import agreement
 from minillama.train import checkpoint, loop
 from minillama.train.config import TrainConfig
-from minillama.train.dataloader import DataOrder
+from minillama.train.dataloader import StatelessDataLoader
 from minillama.train.log import read_metrics
 from minillama.train.optimizer import OptimizerConfig
 
@@ -79,12 +79,12 @@ def train(rank: int, config: TrainConfig) -> list[list[list[int]]]:
     """Run the real loop; returns the sequences that this process read in each step."""
     read = []
 
-    class Recording(DataOrder):
+    class Recording(StatelessDataLoader):
         def batch(self, *arguments: int) -> Tensor:
             read.append(super().batch(*arguments))
             return read[-1]
 
-    loop.DataOrder = Recording
+    loop.StatelessDataLoader = Recording
     agreement.code_digest = lambda: "the same"  # also while somebody edits the code
     loop.train(config)
     return [batch.tolist() for batch in read]
@@ -138,7 +138,7 @@ def test_the_golden_curve_learns(golden):
 
 
 def test_the_fixture_reads_the_order_of_one_process(one_process, tiny_corpus):
-    order = DataOrder(open_corpus(tiny_corpus.folder), 16, 8, seed=0)
+    order = StatelessDataLoader(open_corpus(tiny_corpus.folder), 16, 8, seed=0)
     for steps, (_, read) in one_process.items():
         assert read == [order.batch(step).tolist() for step in range(steps)]
 

@@ -8,9 +8,9 @@ import pytest
 from tiny import make_corpus, prose, sdist, wheel, write_sources
 
 from minillama.corpus.document import Document
-from minillama.corpus.hash_set import SeenHashes
+from minillama.corpus.hash_set import HashSet
 from minillama.corpus.split import cap, deduplicate, split
-from minillama.corpus.statistics import Row, table1
+from minillama.corpus.statistics import StepStats, table1
 from minillama.corpus.token_files import open_corpus, read_documents
 from minillama.errors import ConfigError, DataError
 from minillama.files import read_json, sha256
@@ -26,37 +26,37 @@ def documents(texts, slice_name="books"):
 
 def test_equal_texts_are_kept_once_whatever_their_spacing_case_and_unicode_form():
     texts = ["The Miller é", "another", "the  miller\ne\u0301 ", "THE MILLER É", "the miller e"]
-    row = Row("")
-    kept = deduplicate(documents(texts), row, SeenHashes())
+    row = StepStats("")
+    kept = deduplicate(documents(texts), row, HashSet())
     assert [d.text for d in kept] == ["The Miller é", "another", "the miller e"]
     assert row.documents_in == 5 and row.documents_out == 3
     assert row.dropped == {"exact duplicate": 2}
 
 
 def test_a_text_is_kept_in_one_slice_only():
-    seen, row = SeenHashes(), Row("")
-    list(deduplicate(documents(["one", "two"]), Row(""), seen))
+    seen, row = HashSet(), StepStats("")
+    list(deduplicate(documents(["one", "two"]), StepStats(""), seen))
     kept = deduplicate(documents(["two", "three"], "c4"), row, seen)
     assert [d.text for d in kept] == ["three"]
     assert row.dropped == {"exact duplicate": 1}
 
 
 def test_the_limit_takes_whole_documents_and_counts_the_rest():
-    row = Row("")
+    row = StepStats("")
     pool = documents([prose(i) for i in range(20)])
     size = sum(d.size for d in pool)
     for limit in (size // 2, size // 9):  # less, and more, than is held at once
-        row = Row("")
+        row = StepStats("")
         chosen = cap(pool, limit, row)
         assert 0.6 * limit < sum(d.size for d in chosen) == row.bytes_out <= limit
         assert row.dropped["over the slice's limit"] == 20 - len(chosen)
-        assert cap(pool[::-1], limit, Row("")) == chosen  # whatever order they come in
-    assert len(cap(pool, size, Row(""))) == 20
+        assert cap(pool[::-1], limit, StepStats("")) == chosen  # whatever order they come in
+    assert len(cap(pool, size, StepStats(""))) == 20
 
 
 def test_a_document_beyond_the_limit_does_not_stop_the_others():
     pool = documents([prose(0, 2_000), *(prose(i) for i in range(1, 8))])
-    assert len(cap(pool, pool[0].size - 1, Row(""))) == 7
+    assert len(cap(pool, pool[0].size - 1, StepStats(""))) == 7
 
 
 def held(pool):

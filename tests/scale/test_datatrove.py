@@ -16,9 +16,9 @@ import tyro
 from datatrove.executor import RayPipelineExecutor, SlurmPipelineExecutor
 
 from minillama.corpus.archive import read_members
-from minillama.corpus.pipeline import Around, ExactDuplicates, ShortTexts, load_documents, run
+from minillama.corpus.pipeline import ExactDuplicates, ShortTexts, StepContext, load_documents, run
 from minillama.corpus.recipes import RECIPES
-from minillama.corpus.statistics import Row
+from minillama.corpus.statistics import StepStats
 from minillama.corpus.token_files import to_json
 from minillama.errors import ConfigError, DataError
 from minillama.scale import datatrove
@@ -52,14 +52,14 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="module")
 def wikipedia(folders):
     """Prose for the models by which pages are judged."""
-    inputs = inputs_of("c4", Around(**PLACES), "nano", folders / "howto", "rst")
+    inputs = inputs_of("c4", StepContext(**PLACES), "nano", folders / "howto", "rst")
     path = folders / "wikipedia.jsonl"
     path.write_text("".join(map(to_json, everything(inputs))))
     return path
 
 
 def everything(inputs):
-    row = Row("read")
+    row = StepStats("read")
     return chain.from_iterable(inputs.documents(i, row) for i in range(len(inputs)))
 
 
@@ -94,7 +94,7 @@ def drops(output):
     [("commoncrawl", "html", ALONE), ("c4", "rst", ALONE), ("c4", "rst", Engine(tasks=7))],
 )
 def test_the_same_as_the_built_in_runner(name, kind, settings, folders, wikipedia, tmp_path):
-    around = Around(**PLACES, wikipedia=wikipedia if name == "commoncrawl" else None)
+    around = StepContext(**PLACES, wikipedia=wikipedia if name == "commoncrawl" else None)
     inputs = inputs_of(name, around, "nano", folders / kind, kind)
     expected, rows = built_in(inputs, RECIPES[name], around)
     told = run_trove(name, tmp_path, settings, folders / kind, kind, wikipedia=around.wikipedia,
@@ -109,7 +109,7 @@ def test_the_same_as_the_built_in_runner(name, kind, settings, folders, wikipedi
 
 
 def test_packages_are_read_as_in_the_build(tmp_path):
-    around = Around(**PLACES)
+    around = StepContext(**PLACES)
     inputs = inputs_of("stackexchange", around, "nano", None, "")
     assert [task.source.name for task in inputs.tasks] == ["chatterbot-corpus"]
     expected, _ = built_in(inputs, RECIPES["stackexchange"], around)
@@ -226,7 +226,7 @@ def test_the_command_line_takes_the_same_settings(folders, tmp_path):
 
 
 def test_ray_by_the_same_settings(folders, tmp_path):
-    around = Around(**PLACES)
+    around = StepContext(**PLACES)
     inputs = inputs_of("c4", around, "nano", folders / "rst", "rst")
     made = executors(inputs, RECIPES["c4"], around, tmp_path, Engine("ray", tasks=3, memory_gb=8))
     assert all(isinstance(stage, RayPipelineExecutor) for stage in made)
@@ -271,7 +271,7 @@ def test_wrong_settings(folders, tmp_path):
 
 
 def test_parts_without_a_document_are_there_too(folders, tmp_path):
-    around = Around(**PLACES)
+    around = StepContext(**PLACES)
     inputs = inputs_of("arxiv", around, "nano", folders / "rst", "rst")
     steps = (ShortTexts(10**9), ExactDuplicates())
     executors(inputs, steps, around, tmp_path, ALONE)[-1].run()

@@ -11,8 +11,8 @@ pytest.importorskip("datatrove")
 from minillama.corpus.c4 import RepeatedSpans
 from minillama.corpus.commoncrawl import RepeatedLines
 from minillama.corpus.document import Document
-from minillama.corpus.hash_set import SeenHashes, hash64
-from minillama.corpus.pipeline import Around, ExactDuplicates, fresh_hashes, run
+from minillama.corpus.hash_set import HashSet, hash64
+from minillama.corpus.pipeline import ExactDuplicates, StepContext, fresh_hashes, run
 from minillama.corpus.token_files import to_json
 from minillama.scale.datatrove import Engine, Parts, part_path
 from minillama.scale.datatrove_engines import executors
@@ -41,7 +41,7 @@ def parts(tmp_path):
 
 
 def distributed(inputs, steps, output, tasks):
-    executors(inputs, steps, Around(), output, Engine(tasks=tasks, workers=1))[-1].run()
+    executors(inputs, steps, StepContext(), output, Engine(tasks=tasks, workers=1))[-1].run()
     return [path.read_text() for path in sorted((output / "clean").iterdir())]
 
 
@@ -49,7 +49,7 @@ def distributed(inputs, steps, output, tasks):
 def test_the_same_for_any_number_of_tasks(step, parts, tmp_path):
     rows = []
     everything = (d for number in range(8) for d in parts.documents(number, None))
-    alone = "".join(map(to_json, run((step,), everything, rows, Around())))
+    alone = "".join(map(to_json, run((step,), everything, rows, StepContext())))
     assert rows[0].dropped or rows[0].removed
     for tasks in (1, 2, 3, 8):
         done = distributed(parts, (step,), tmp_path / f"{tasks}", tasks)
@@ -65,7 +65,7 @@ def test_two_such_steps_one_after_the_other(parts, tmp_path):
 def test_the_counts_of_all_tasks_add_up(parts, tmp_path):
     rows = []
     everything = (d for number in range(8) for d in parts.documents(number, None))
-    list(run((RepeatedLines(),), everything, rows, Around()))
+    list(run((RepeatedLines(),), everything, rows, StepContext()))
     distributed(parts, (RepeatedLines(),), tmp_path / "out", 3)
     told = json.loads((tmp_path / "out" / "logs" / "02-of-3-tasks" / "stats.json").read_text())
     removed = told[1]["stats"]["removed_repeated lines"]
@@ -82,7 +82,7 @@ def test_every_hash_has_one_bucket():
 
 
 def test_a_set_that_knows_hashes(tmp_path):
-    seen = SeenHashes(buffer=4, folder=tmp_path)
+    seen = HashSet(buffer=4, folder=tmp_path)
     seen.know(np.array([], dtype=np.uint64))
     seen.know(np.array([2, 5, 9], dtype=np.uint64))
     assert seen.first_time([1, 2, 2, 5, 9, 10]) == [True, False, False, False, False, True]
@@ -93,6 +93,6 @@ def test_a_set_that_knows_hashes(tmp_path):
 
 def test_steps_take_their_set_from_around():
     noting = Noting()
-    assert fresh_hashes(Around(hashes=lambda: noting)) is noting
+    assert fresh_hashes(StepContext(hashes=lambda: noting)) is noting
     assert noting.first_time(iter([3, 3])) == [True, True]
     assert noting.asked[0].tolist() == [3, 3]

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 pytest.importorskip("datasets")
 
-from minillama.corpus.statistics import Row
+from minillama.corpus.statistics import StepStats
 from minillama.corpus.token_files import open_corpus
 from minillama.errors import ConfigError, DataError
 from minillama.paper import TABLE1
@@ -234,7 +234,7 @@ def test_bad_lines_are_counted_and_the_rest_is_read(tmp_path, monkeypatch):
     ]  # fmt: skip
     monkeypatch.setattr(redpajama, "MAX_LINE", 10_000)
     content = b"".join([good[0], *bad[:5], good[1], *bad[5:], good[2]])
-    file, row = one(tmp_path, content=content), Row("read")
+    file, row = one(tmp_path, content=content), StepStats("read")
     kept = list(documents(file, row))
     assert [d.text for d in kept] == [prose(0), prose(1), prose(9), prose(2)]
     assert [d.path for d in kept] == [f"wikipedia/wiki.jsonl#{n}" for n in (1, 7, 13, 15)]
@@ -251,20 +251,20 @@ def test_a_text_keeps_its_characters(tmp_path):
     raw = json.dumps({"text": text, "meta": META["wikipedia"]}, ensure_ascii=False).encode()
     half = json.dumps({"text": "\ud800" + text, "meta": META["wikipedia"]}).encode()
     file = one(tmp_path, content=raw + b"\n" + half + b"\n")
-    assert [d.text for d in documents(file, Row(""))] == [text, "?" + text]
+    assert [d.text for d in documents(file, StepStats(""))] == [text, "?" + text]
 
 
 def test_meta_as_a_string(tmp_path):
     """The data set's own loading script gives it as one."""
     record = {"text": prose(1), "meta": json.dumps(META["wikipedia"]), "red_pajama_subset": "x"}
     file = one(tmp_path, content=json.dumps(record).encode())
-    assert [d.text for d in documents(file, Row(""))] == [prose(1)]
+    assert [d.text for d in documents(file, StepStats(""))] == [prose(1)]
 
 
 def test_a_file_that_breaks_off(tmp_path):
     content = b"".join(line(prose(i), META["c4"]) for i in range(2_000))
     whole = gzip.compress(content)
-    file, row = one(tmp_path, "c4/a.jsonl.gz", whole[: len(whole) // 2]), Row("read")
+    file, row = one(tmp_path, "c4/a.jsonl.gz", whole[: len(whole) // 2]), StepStats("read")
     for _ in documents(file, row):
         pass
     assert list(row.dropped) == ["the file breaks off (EOFError)"]
@@ -275,7 +275,7 @@ def test_zstandard_as_the_crawl_is_published(tmp_path):
     content = b"".join(line(prose(i), None) for i in range(3))
     packed = zstandard.ZstdCompressor().compress(content)
     [file] = [one(tmp_path, f"{CRAWL}.zst", packed)]
-    found = list(documents(file, Row("")))
+    found = list(documents(file, StepStats("")))
     assert [d.text for d in found] == [prose(0), prose(1), prose(2)]
     assert {d.slice for d in found} == {"commoncrawl"}
     assert found[2].path == f"{CRAWL}.zst#3"

@@ -16,7 +16,7 @@ from exercises import (  # noqa: F401
 )
 
 from minillama.corpus.commoncrawl import plain_line
-from minillama.corpus.hash_set import SeenHashes, hash64
+from minillama.corpus.hash_set import HashSet, hash64
 from minillama.corpus.heuristics import drop_repeated_spans
 from minillama.corpus.quality import terciles
 from minillama.teach.check_web import OTHER_LINES, SAME_LINES, SPAN_CASES, _without_spans
@@ -172,7 +172,7 @@ def test_lines_are_the_same_to_the_check_and_to_the_corpus() -> None:
 
 @pytest.mark.parametrize(("case", "pages"), SPAN_CASES)
 def test_spans_go_as_in_the_corpus(case: str, pages: list[list[str]]) -> None:
-    seen = SeenHashes()
+    seen = HashSet()
     texts = ["\n".join(f"{name * 3}." for name in page) for page in pages]
     kept = [drop_repeated_spans(text, seen)[0].splitlines() for text in texts]
     assert [[line[0] for line in page] for page in kept] == _without_spans(pages), case

@@ -8,7 +8,7 @@ import torch
 
 from minillama.corpus.token_files import Corpus, open_corpus, write_tokens
 from minillama.errors import ConfigError, DataError
-from minillama.train.dataloader import BLOCK, DataOrder, quotas
+from minillama.train.dataloader import BLOCK, StatelessDataLoader, quotas
 
 SEQ, BATCH = 16, 8
 
@@ -20,7 +20,7 @@ def corpus(tiny_corpus):
 
 @pytest.fixture(scope="module")
 def order(corpus):
-    return DataOrder(corpus, SEQ, BATCH, seed=0)
+    return StatelessDataLoader(corpus, SEQ, BATCH, seed=0)
 
 
 def numbered(tmp_path, lengths, name="books"):
@@ -50,14 +50,14 @@ def test_steps_may_be_asked_for_in_any_order_by_anyone(corpus, order):
     """A resumed run sees the same stream, token by token: nothing is remembered."""
     straight = [order.batch(step) for step in range(300)]
     for start in (299, 1, 150, 125):
-        resumed = DataOrder(corpus, SEQ, BATCH, seed=0)
+        resumed = StatelessDataLoader(corpus, SEQ, BATCH, seed=0)
         assert torch.equal(resumed.batch(start), straight[start])
     shuffled = np.random.default_rng(1).permutation(300)
     assert all(torch.equal(order.batch(int(s)), straight[s]) for s in shuffled)
 
 
 def test_the_batch_size_does_not_change_the_stream(corpus, order):
-    other = DataOrder(corpus, SEQ, 2 * BATCH, seed=0)
+    other = StatelessDataLoader(corpus, SEQ, 2 * BATCH, seed=0)
     for step in (0, 3, 61, 62):
         assert torch.equal(
             other.batch(step), torch.cat([order.batch(2 * step + i) for i in (0, 1)])
@@ -65,7 +65,7 @@ def test_the_batch_size_does_not_change_the_stream(corpus, order):
 
 
 def test_another_seed_is_another_order(corpus, order):
-    other = DataOrder(corpus, SEQ, BATCH, seed=1)
+    other = StatelessDataLoader(corpus, SEQ, BATCH, seed=1)
     assert not any(torch.equal(order.batch(step), other.batch(step)) for step in range(50))
     assert [order.locate(n)[0] for n in range(50)] != [other.locate(n)[0] for n in range(50)]
 
@@ -105,7 +105,7 @@ LAST = np.cumsum(LENGTHS) - 1
 
 @pytest.mark.parametrize("seq_len", [1, 4, 16, 40, 80, 160])
 def test_an_epoch_reads_every_token_once_but_for_less_than_a_window(tmp_path, seq_len):
-    order = DataOrder(numbered(tmp_path, LENGTHS), seq_len, BATCH, seed=5)
+    order = StatelessDataLoader(numbered(tmp_path, LENGTHS), seq_len, BATCH, seed=5)
     per_epoch = order.windows_per_epoch("books")
     layouts = set()
     for epoch in range(6):
@@ -124,13 +124,13 @@ def test_an_epoch_reads_every_token_once_but_for_less_than_a_window(tmp_path, se
 
 def test_neighboring_windows_come_from_far_apart(tmp_path):
     """A small batch is not all of one document."""
-    order = DataOrder(numbered(tmp_path, (10_000,)), SEQ, BATCH, seed=0)
+    order = StatelessDataLoader(numbered(tmp_path, (10_000,)), SEQ, BATCH, seed=0)
     begins = [int(order.window("books", n)[0]) for n in range(500)]
     assert np.mean(np.abs(np.diff(begins)) == SEQ) < 0.02
 
 
 def test_a_slice_shorter_than_a_window_is_read_round_and_round(tmp_path):
-    order = DataOrder(numbered(tmp_path, (3, 4)), SEQ, BATCH, seed=0)
+    order = StatelessDataLoader(numbered(tmp_path, (3, 4)), SEQ, BATCH, seed=0)
     for number in range(5):
         window = order.window("books", number).tolist()
         assert len(window) == SEQ + 1
@@ -143,7 +143,7 @@ def test_slices_are_shuffled_apart(tmp_path):
     lengths = (1,) * 50
     streams = []
     for name in ("books", "c4"):
-        order = DataOrder(numbered(tmp_path, lengths, name), 50, 1, seed=0)
+        order = StatelessDataLoader(numbered(tmp_path, lengths, name), 50, 1, seed=0)
         streams.append(order.window(name, 0).tolist())
     assert streams[0] != streams[1]
 
@@ -157,4 +157,4 @@ def test_epochs_count_what_was_read(order, corpus):
 
 def test_a_corpus_without_training_tokens(tmp_path):
     with pytest.raises(DataError, match=r"no training tokens in \['books'\]"):
-        DataOrder(numbered(tmp_path, ()), SEQ, BATCH, seed=0)
+        StatelessDataLoader(numbered(tmp_path, ()), SEQ, BATCH, seed=0)

@@ -20,7 +20,7 @@ from minillama.evaluate.perplexity import valid_bits_per_byte
 from minillama.model import Llama
 from minillama.train import checkpoint, loop
 from minillama.train.config import read_config
-from minillama.train.dataloader import DataOrder
+from minillama.train.dataloader import StatelessDataLoader
 from minillama.train.log import append_metrics, read_metrics, rewind_metrics
 from minillama.train.loop import Interrupted, backward, train
 from minillama.train.optimizer import OptimizerConfig, learning_rate
@@ -66,7 +66,7 @@ def gradients(config, batch):
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3, 4, 5, 100])
 def test_the_gradient_does_not_depend_on_how_the_batch_is_cut(config, tiny_corpus, micro_batch):
-    order = DataOrder(open_corpus(tiny_corpus.folder), 16, 8, seed=0)
+    order = StatelessDataLoader(open_corpus(tiny_corpus.folder), 16, 8, seed=0)
     batch = order.batch(0)
     torch.manual_seed(0)
     model = Llama(config.model)
@@ -262,7 +262,7 @@ def test_numbers_that_are_none_stop_the_run_before_it_saves(config, monkeypatch,
         value = real(*arguments)
         return value * math.nan if order.steps == 6 else value
 
-    class Counting(DataOrder):
+    class Counting(StatelessDataLoader):
         steps = 0
 
         def batch(self, step, *rest):
@@ -272,7 +272,7 @@ def test_numbers_that_are_none_stop_the_run_before_it_saves(config, monkeypatch,
     order = Counting
     name = "backward" if which == "loss" else "clip_gradients"
     real = getattr(loop, name)
-    monkeypatch.setattr(loop, "DataOrder", Counting)
+    monkeypatch.setattr(loop, "StatelessDataLoader", Counting)
     monkeypatch.setattr(loop, name, broken)
     with pytest.raises(
         CheckpointError, match=r"step 6 has a loss of .*nan.*lower optimizer.lr|Lower"
