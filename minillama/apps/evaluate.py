@@ -22,7 +22,7 @@ from minillama.evaluate.scoring import FORMAT, Row, read_rows, record_name, writ
 from minillama.evaluate.task_run import Exam, choose_exams
 from minillama.evaluate.tasks import wheel
 from minillama.files import read_json, write_json
-from minillama.scale.runtime import World, join_world, leave_world
+from minillama.scale.runtime import DistributedBackend, join_world
 from minillama.scale.sources import DOWNLOADS, SOURCES
 from minillama.tokenizer import Tokenizer
 from minillama.train import checkpoint
@@ -86,7 +86,7 @@ def evaluate(
         if not all(exam.is_done(book.tasks) for book in books.values() for exam in exams):
             score_missing(run, books, exams, settings, world)
     finally:
-        leave_world()
+        world.leave()
     return shown(run, books, exams, absent) if world.is_main else None
 
 
@@ -163,7 +163,11 @@ class Book:
 
 
 def score_missing(
-    run: Path, books: dict[int, Book], exams: list[Exam], settings: dict[str, Any], world: World
+    run: Path,
+    books: dict[int, Book],
+    exams: list[Exam],
+    settings: dict[str, Any],
+    world: DistributedBackend,
 ) -> None:
     """Fill in what is missing, checkpoint by checkpoint; each task is written when complete."""
     tokenizer = Tokenizer.load(run / "tokenizer.model")
@@ -189,7 +193,7 @@ def score_missing(
                     books[step].add(exam.key, result, rows)
 
 
-def collect(rows: list[Row], world: World) -> list[Row]:
+def collect(rows: list[Row], world: DistributedBackend) -> list[Row]:
     """The rows of all processes, in the questions' order, on the first one."""
     if world.size == 1:
         return rows

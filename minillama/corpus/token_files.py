@@ -119,6 +119,19 @@ class TokenFile:
         shard = int(np.searchsorted(starts, begin, side="right")) - 1
         return maps[shard][begin - starts[shard] : end - starts[shard]]
 
+    def read(self, begin: int, end: int) -> np.ndarray:
+        """Tokens ``begin`` to ``end - 1`` of the shards laid end to end: a copy."""
+        parts, first = [], 0
+        for shard in self._shards:
+            last = first + shard["tokens"]
+            if begin < last and first < end:
+                path = self.index.with_name(shard["file"])
+                start, stop = max(begin, first), min(end, last)
+                offset = (start - first) * self.dtype.itemsize
+                parts.append(np.fromfile(path, self.dtype, stop - start, offset=offset))
+            first = last
+        return np.concatenate(parts)
+
     def find(self, offset: int) -> int:
         """The number of the document that holds token ``offset``."""
         if not 0 <= offset < self.tokens:

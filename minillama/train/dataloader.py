@@ -12,6 +12,8 @@ number of processes, and any batch can be looked at again.
 """
 
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -114,6 +116,16 @@ class StatelessDataLoader:
         first = step * self.batch_sequences + rank * local
         windows = [self.window(*self.locate(n)) for n in range(first, first + local)]
         return torch.from_numpy(np.stack(windows))
+
+    def batches(self, start: int, end: int, rank: int = 0, world: int = 1) -> Iterator[Tensor]:
+        """The batches of steps ``start`` to ``end - 1``; a thread reads one ahead."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self.batch, start, rank, world)
+            for step in range(start + 1, end):
+                batch = ahead.result()
+                ahead = pool.submit(self.batch, step, rank, world)
+                yield batch
+            yield ahead.result()
 
     def share(self, world: int) -> int:
         """Sequences of a step for each of ``world`` processes. Raises ``ConfigError`` if uneven."""

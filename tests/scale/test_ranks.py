@@ -9,6 +9,8 @@ import signal
 import time
 
 import pytest
+from minillama.scale.agreement import name_ranks
+from minillama.scale.meeting import place_in_world
 from ranks import Ranks, at_step, train_ranks
 from tiny import TinyCorpus, tiny_config
 
@@ -16,8 +18,6 @@ from minillama.apps import cli
 from minillama.errors import ConfigError
 from minillama.parallel.mesh import ParallelConfig
 from minillama.scale import agreement, watchdog
-from minillama.scale.agreement import name_ranks
-from minillama.scale.meeting import place_in_world
 from minillama.train import checkpoint
 from minillama.train.loop import train
 from minillama.train.optimizer import OptimizerConfig

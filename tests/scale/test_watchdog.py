@@ -9,13 +9,13 @@ import time
 
 import pytest
 import torch.distributed as dist
+from minillama.scale.agreement import Board
+from minillama.scale.rank_log import RankLog
+from minillama.scale.watchdog import Watchdog, hang_report, place
 from ranks import at_step, train_ranks
 from tiny import tiny_config
 
 from minillama.parallel.mesh import ParallelConfig
-from minillama.scale.agreement import Board
-from minillama.scale.rank_log import RankLog
-from minillama.scale.watchdog import Watchdog, hang_report, place
 from minillama.train import loop
 from minillama.train.log import read_metrics
 
