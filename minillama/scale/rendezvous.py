@@ -55,18 +55,30 @@ def is_lost_peer(error: BaseException) -> bool:
 
 
 def first_to_report() -> bool:
-    """Whether no other rank has reported an error since this start.
+    """Whether no other rank of this start has reported an error yet.
 
     If no store answers (rank 0 hosted it and is gone), ranks 0 and 1 may report.
     """
     rank, size = place_in_world()
-    key = f"reported/{os.environ.get('TORCHELASTIC_RESTART_COUNT')}"
     try:
-        address = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = dist.TCPStore(*address, is_master=False, timeout=timedelta(seconds=5))
-        return store.compare_set(key, "", str(rank)).decode() == str(rank)
-    except (KeyError, ValueError, RuntimeError):
+        store = shared_store() if size > 1 else None
+        if store is None:
+            return rank < 2
+        return store.compare_set("reported", "", str(rank)).decode() == str(rank)
+    except RuntimeError:
         return rank < 2
+
+
+def shared_store() -> dist.Store | None:
+    """The store through which the ranks have met; before that, the one that torchrun keeps."""
+    if dist.is_initialized():
+        return dist.distributed_c10d._get_default_store()
+    address, environ = os.environ.get("MASTER_ADDR"), os.environ
+    if not address or environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    patience = timedelta(seconds=5)
+    store = dist.TCPStore(address, int(environ["MASTER_PORT"]), is_master=False, timeout=patience)
+    return dist.PrefixStore(f"restart {environ.get('TORCHELASTIC_RESTART_COUNT')}", store)
 
 
 def place_in_world() -> tuple[int, int]:
@@ -88,7 +100,7 @@ def meet(rank: int, size: int) -> dist.Store:
         patience = timedelta(seconds=MEETING_SECONDS)
         store, *_ = next(dist.rendezvous("env://", timeout=patience))
     except (RuntimeError, ValueError) as error:
-        hint = "start the run with torchrun --nproc-per-node=N -m minillama.train ..."
+        hint = "start the run with torchrun --nproc-per-node=N -m minillama.train"
         raise ConfigError(f"rank {rank} of {size} cannot meet the others: {error}", hint) from error
     name = call_ranks(store, size) if rank == 0 else answer_call(store, rank, size)
     return dist.PrefixStore(name, store)
