@@ -117,7 +117,8 @@ def data(arguments: Sequence[str]) -> None:
         "fetch": "scale.sources:fetch",
         "build": "scale.build_corpus:build",
         "add": "scale.user_texts:add_texts",
-        "trace": "scale.build_corpus:trace",
+        "trace": "corpus.trace:trace",
+        "verify": "corpus.token_files:verify_corpus",
         "trove": "scale.datatrove:run_trove",
         "full": "scale.redpajama:build_full",
     }

@@ -15,6 +15,7 @@ import tyro
 from tqdm import tqdm
 
 from minillama.apps.report import report
+from minillama.corpus.sources import DOWNLOADS, SOURCES
 from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.evaluate.baselines import null_lines
 from minillama.evaluate.generation import Generation
@@ -23,7 +24,6 @@ from minillama.evaluate.task_run import Exam, choose_exams
 from minillama.evaluate.tasks import wheel
 from minillama.files import read_json, write_json
 from minillama.scale.runtime import DistributedBackend, join_world
-from minillama.scale.sources import DOWNLOADS, SOURCES
 from minillama.tokenizer import Tokenizer
 from minillama.train import checkpoint
 from minillama.train.config import read_config

@@ -121,9 +121,10 @@ class StatelessDataLoader:
         """
         file, per_epoch = self.files[name], self.windows_per_epoch(name)
         epoch, place = divmod(number, per_epoch)
+        size = self.seq_len + 1
         begin = permute(place, per_epoch, self._keys(name, epoch)) * self.seq_len
-        tokens = file.read(begin, min(begin + self.seq_len + 1, file.tokens))
-        return np.resize(tokens, self.seq_len + 1).astype(np.int64)
+        tokens = file.read(begin, min(begin + size, file.tokens)).astype(np.int64)
+        return np.resize(tokens, size) if file.tokens < size else tokens
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
         """This process's part of global step ``step`` (counted from 0).

@@ -50,7 +50,7 @@ def train(config: TrainConfig, backend: LocalBackend | None = None) -> Path:
 def run_steps(config: TrainConfig, backend: LocalBackend, stop: StopRequest) -> int:
     """Take step after step, to the end or until a request to stop; returns the last one."""
     # Data: the batch of a step is a function of its number.
-    corpus = open_corpus(config.corpus, verify=False)
+    corpus = open_corpus(config.corpus)
     loader = StatelessDataLoader(corpus, config.seq_len, config.batch_sequences, config.seed)
     loader.share(backend.data_size)  # complains before anything is written
     backend.check(config)

@@ -15,6 +15,7 @@ from tiny import tiny_config
 
 from minillama.apps import cli
 from minillama.config import ModelConfig
+from minillama.corpus.sources import DOWNLOADS
 from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.evaluate.multiple_choice import encode, log_likelihoods
 from minillama.evaluate.tasks import find_task, load_questions, wheel
@@ -23,7 +24,6 @@ from minillama.inference import generate
 from minillama.interop import lm_eval as module
 from minillama.interop.lm_eval import HarnessModel, ending, find_tasks, harness, write_task
 from minillama.model import Llama
-from minillama.scale.sources import DOWNLOADS
 from minillama.tokenizer import Tokenizer
 from minillama.train.loop import train
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from minillama.corpus.sources import DOWNLOADS, SOURCES
 from minillama.errors import ConfigError, DataError, nearest
 from minillama.evaluate.tasks import (
     arc,
@@ -25,7 +26,6 @@ from minillama.evaluate.tasks import (
 )
 from minillama.evaluate.tasks.task import ANSWER, STYLES, Problem, Question, Task
 from minillama.evaluate.tasks.wheel import AbsentData, Library, open_library, wheel
-from minillama.scale.sources import DOWNLOADS, SOURCES
 
 __all__ = ["ANSWER", "GROUPS", "STYLES", "TASKS", "AbsentData", "Library", "Problem", "Question",
            "Task", "find_task", "find_tasks", "load_questions", "wheel"]  # fmt: skip

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from minillama.corpus.archive import read_members
+from minillama.corpus.sources import DOWNLOADS, SOURCES, Source, load_sources
 from minillama.errors import DataError
-from minillama.scale.sources import DOWNLOADS, SOURCES, Source, load_sources
 
 BARE_CONTEXT_IDS = 1_000_000
 """From this document number on, the wheel repeats the choices after the bare context "Answer:"."""
