@@ -199,22 +199,6 @@ def save_shards(
     return target
 
 
-class SharedReader(dcp.HuggingFaceStorageReader):
-    """Reads the headers of the files on the first rank, for all: 2,048 ranks wrote 4,096 files."""
-
-    def read_metadata(self) -> dcp.Metadata:
-        """Which part of which tensor each file holds."""
-        error, found = None, [None]
-        if dist.get_rank() == 0:
-            try:
-                found = [super().read_metadata()]
-            except Exception as failure:  # headers may hold anything
-                error = CheckpointError(f"cannot read {self.path}: {failure}", checkpoint.HINT)
-        raise_everywhere(error)
-        dist.broadcast_object_list(found)
-        return found[0]
-
-
 def restore(run: Path, step: int, model: Llama, optimizer: torch.optim.Optimizer) -> None:
     """Load a step's weights and moments in place, from either form, into a model of either form.
 
@@ -228,12 +212,11 @@ def restore(run: Path, step: int, model: Llama, optimizer: torch.optim.Optimizer
     if not sharded and not any(isinstance(p, DTensor) for p in model.parameters()):
         checkpoint.restore(run, step, model, optimizer)
         return
-    reader = SharedReader(str(where)) if dist.is_initialized() else None
     tensors = named_tensors(model, optimizer)
     if sharded:
-        checkpoint.read_tensors(where, tensors, reader)
+        checkpoint.read_tensors(where, tensors, together=dist.is_initialized())
         return
-    checkpoint.read_tensors(where, model.state_dict(), reader)
+    checkpoint.read_tensors(where, model.state_dict(), together=dist.is_initialized())
     # Of one process's moments, which stay on the disk, each rank copies its part.
     saved = checkpoint.load_optimizer(where / "optimizer.pt", on_disk=True)["state"]
     parameters = [p for group in optimizer.param_groups for p in group["params"]]

@@ -22,6 +22,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed import checkpoint as dcp
 
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, DataError
@@ -192,48 +193,59 @@ def load_weights(model: Llama, checkpoint: Path) -> None:
     read_tensors(checkpoint, model.state_dict())
 
 
-def read_tensors(checkpoint: Path, tensors: dict[str, Tensor], reader: Any = None) -> None:
+def read_tensors(checkpoint: Path, tensors: dict[str, Tensor], together: bool = False) -> None:
     """Fill ``tensors`` from the safetensors files of a checkpoint; of a DTensor, the local part.
 
     Args:
         checkpoint: the folder.
         tensors: the weights, or weights and moments, by the names that they were saved under.
-        reader: the one that all ranks share, if all of them call this.
+        together: all ranks call this, and an error of one is raised on all.
 
     Raises:
         CheckpointError: the checkpoint is of another model, or cannot be read.
     """
-    from torch.distributed import checkpoint as dcp  # half a second to import
-
-    alone, reader = reader is None, reader or dcp.HuggingFaceStorageReader(str(checkpoint))
+    reader = dcp.HuggingFaceStorageReader(str(checkpoint))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # "assuming the intent is to load in a single process"
-            check_shapes(checkpoint, tensors, reader.read_metadata().state_dict_metadata)
-            dcp.load(tensors, storage_reader=reader, no_dist=alone)
+            planner = _StrictPlanner(checkpoint)
+            dcp.load(tensors, storage_reader=reader, planner=planner, no_dist=not together)
     except dcp.CheckpointException as failed:
         rank, (error, _) = min(failed.failures.items())
+        if isinstance(error, CheckpointError):
+            raise error from None
         reason = f"{str(error).splitlines()[0]} (rank {rank})"
         raise CheckpointError(f"cannot read {checkpoint}: {reason}", HINT) from None
-    except (SafetensorError, LookupError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"cannot read {checkpoint}: {error}", HINT) from None
 
 
-def check_shapes(checkpoint: Path, tensors: dict[str, Tensor], saved: dict[str, Any]) -> None:
-    """Raise ``CheckpointError`` unless the same tensors were saved, each of them whole."""
-    moments = any(name.startswith(OPTIMIZER) for name in tensors)
-    names = {name for name in saved if moments or not name.startswith(OPTIMIZER)}
-    for name in sorted(names | tensors.keys()):
-        there = list(saved[name].size) if name in names else "absent"
-        here = list(tensors[name].shape) if name in tensors else "absent"
-        if there != here:
-            raise CheckpointError(
-                f"{checkpoint} does not fit the model: {name} is {there} there and {here} here",
-                "use the configuration that the checkpoint was trained with",
-            )
-        sizes = [chunk.sizes.numel() for chunk in saved[name].chunks]
-        if sum(sizes) != tensors[name].numel():
-            raise CheckpointError(f"{checkpoint}: the shards of {name} do not fill it", HINT)
+class _StrictPlanner(dcp.DefaultLoadPlanner):
+    """Refuses a checkpoint of more or other tensors than are to be filled, or one with holes."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def set_up_planner(
+        self, state_dict: dict[str, Tensor], metadata: Any = None, is_coordinator: bool = False
+    ) -> None:
+        """Compare names, shapes and sizes. Raises ``CheckpointError``."""
+        saved = metadata.state_dict_metadata
+        if not any(name.startswith(OPTIMIZER) for name in state_dict):
+            saved = {name: saved[name] for name in saved if not name.startswith(OPTIMIZER)}
+        for name in sorted(saved.keys() | state_dict.keys()):
+            there = list(saved[name].size) if name in saved else "absent"
+            here = list(state_dict[name].shape) if name in state_dict else "absent"
+            if there != here:
+                raise CheckpointError(
+                    f"{self.checkpoint} does not fit the model: "
+                    f"{name} is {there} there and {here} in the model",
+                    "use the configuration that the checkpoint was trained with",
+                )
+            sizes = [chunk.sizes.numel() for chunk in saved[name].chunks]
+            if sum(sizes) != state_dict[name].numel():
+                what = f"{self.checkpoint}: the shards of {name} do not fill it"
+                raise CheckpointError(what, HINT)
+        super().set_up_planner(state_dict, metadata, is_coordinator)
 
 
 def load_model(
