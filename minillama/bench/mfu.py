@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from minillama.bench.peak import allocated
-from minillama.bench.train import build_huggingface, ceiling, flops_per_token
+from minillama.bench.train import build_huggingface, ceiling
 from minillama.config import ModelConfig
 from minillama.efficient import differentiate_by_hand
 from minillama.efficient.recompute import recompute_blocks
@@ -32,7 +32,13 @@ from minillama.figures.efficiency import flags
 from minillama.figures.provenance import provenance
 from minillama.files import write_json
 from minillama.model import Llama
-from minillama.parallel.memory import GPUS, Kept, memory_per_gpu, recognize_gpu
+from minillama.parallel.memory import (
+    GPUS,
+    Kept,
+    flops_per_token,
+    memory_per_gpu,
+    recognize_gpu,
+)
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.optimizer import OptimizerConfig, build_optimizer, clip_gradients
 
@@ -154,6 +160,7 @@ def summarize(
     """A row for each contender; the ratios are to the last, which is Hugging Face's if there."""
     *_, base = contenders.values()
     tokens = setting.micro_batch * config.max_seq_len
+    flops = flops_per_token(config, config.max_seq_len, embedding=False)
     rows = []
     for name, contender in contenders.items():
         rate = tokens / statistics.median(contender.seconds)
@@ -162,7 +169,7 @@ def summarize(
         )
         told = 0.0 if name == HUGGING_FACE else estimate(config, name, setting)
         rows.append(Row(
-            size, name, config.num_parameters(), rate, rate * flops_per_token(config) / peak,
+            size, name, config.num_parameters(), rate, rate * flops / peak,
             ratio, contender.peak, told,
         ))  # fmt: skip
     return rows

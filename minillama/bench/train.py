@@ -17,6 +17,7 @@ import torch
 
 from minillama.config import ModelConfig
 from minillama.model import Llama
+from minillama.parallel.memory import flops_per_token
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.optimizer import OptimizerConfig, build_optimizer, clip_gradients
 
@@ -32,12 +33,6 @@ def model_config(width: int) -> ModelConfig:
         dim=width, n_layers=layers, n_heads=heads, vocab_size=VOCAB, multiple_of=32,
         max_seq_len=SEQ_LEN,
     )  # fmt: skip
-
-
-def flops_per_token(config: ModelConfig) -> int:
-    """Matrix-product FLOP of one training token: 6 per matrix weight, and causal attention."""
-    matrices = config.num_parameters() - config.vocab_size * config.dim  # embeddings are looked up
-    return 6 * matrices + 12 * config.n_layers * config.dim * config.max_seq_len // 2
 
 
 def build_minillama(config: ModelConfig):  # noqa: ANN201
@@ -136,7 +131,7 @@ def compare(width: int, setting: str, steps: int, compiled: bool) -> Row:
     assert losses[-1][0] < losses[0][0] and losses[-1][1] < losses[0][1], "a model did not learn"
     ours, theirs = (statistics.median(column) for column in zip(*rates[2:], strict=True))
     ratio = statistics.median(a / b for a, b in rates[2:])
-    share = ours * flops_per_token(model_config(width)) / ceiling()
+    share = ours * flops_per_token(model_config(width), SEQ_LEN, embedding=False) / ceiling()
     return Row(width, setting, sizes[0], ours, theirs, ratio, share)
 
 

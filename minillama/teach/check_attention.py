@@ -4,25 +4,10 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from minillama.config import ModelConfig
+from minillama.efficient.memory_mode import MemoryMode
 from minillama.teach.checking import close, exercise, expect, same_number, same_tensor, seeded
-
-
-class _LargestTensor(TorchDispatchMode):
-    """Remembers the size of the largest tensor that any operation made."""
-
-    numel = 0
-
-    def __torch_dispatch__(
-        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
-    ) -> object:
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            if isinstance(tensor, Tensor):
-                self.numel = max(self.numel, tensor.numel())
-        return result
 
 
 def _full_attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
@@ -37,7 +22,7 @@ def check_streaming_attention(answer: Callable) -> str:
     """``answer(q, k, v) -> causal attention`` of one head, without a T x T tensor."""
     for seq, head_dim in ((5, 4), (64, 8)):
         q, k, v = (seeded(seq, head_dim, seed=seed) for seed in (1, 2, 3))
-        with _LargestTensor() as watch:
+        with MemoryMode() as watch:
             given = answer(q, k, v)
         expect(
             not close(given, _full_attention(q, k, v, causal=False)),
@@ -49,8 +34,8 @@ def check_streaming_attention(answer: Callable) -> str:
         )
         same_tensor(given, _full_attention(q, k, v), f"attention over {seq} positions")
         expect(
-            seq < 64 or watch.numel < seq * seq,
-            f"the values are right, but an operation made {watch.numel:,} numbers at once for "
+            seq < 64 or watch.largest < seq * seq,
+            f"the values are right, but an operation made {watch.largest:,} numbers at once for "
             f"{seq} positions: that is T x T",
         )
     big = _full_attention(q * 400, k * 400, v)
