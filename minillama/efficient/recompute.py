@@ -22,7 +22,7 @@ from torch.utils.checkpoint import (
 
 from minillama.efficient.block_backward import BlockByHand
 from minillama.errors import ConfigError
-from minillama.model.attention import LayerCache
+from minillama.model.attention import Mix, causal_attention
 from minillama.model.transformer import Llama, TransformerBlock
 
 Recompute = Literal["none", "selective", "full"]
@@ -76,10 +76,10 @@ class _Recomputed(TransformerBlock):
     recompute_options: dict[str, Any]
     compiled_forward: Any = None
 
-    def forward(self, x: Tensor, table: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, mix: Mix = causal_attention) -> Tensor:
         """As in ``TransformerBlock``."""
         forward = self.compiled_forward or super().forward
-        return checkpoint(forward, x, table, cache, **self.recompute_options)
+        return checkpoint(forward, x, table, mix, **self.recompute_options)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """As ``nn.Module.compile``; with ``full``, what runs twice and not the running twice.

@@ -21,7 +21,6 @@ shrinks n times.
   logits of a position (``SplitLlama.loss``).
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -40,8 +39,6 @@ from torch.distributed.tensor.parallel import (
 )
 
 from minillama.efficient.block_backward import BlockByHand, Exchange
-from minillama.errors import ConfigError
-from minillama.model.attention import LayerCache
 from minillama.model.loss import chunk_rows
 from minillama.model.transformer import Llama
 
@@ -78,7 +75,7 @@ def plan(sequence: bool) -> dict[str, ParallelStyle]:
     stream = Shard(1) if sequence else Replicate()  # the residual stream, (batch, seq, dim)
     norm = SequenceParallel(use_local_output=True)
     norm.sequence_sharding = (stream,)
-    into_attention = PrepareModuleInput(  # x, the rotary table (a plain tensor), the cache
+    into_attention = PrepareModuleInput(  # x, the rotary table (a plain tensor), the mix
         input_layouts=(stream, None, None), desired_input_layouts=(Replicate(), None, None)
     )
     into_feed_forward = PrepareModuleInput(input_layouts=stream, desired_input_layouts=Replicate())
@@ -158,28 +155,13 @@ class SplitLlama(Llama):
 
     exchange: TensorGroup
 
-    def forward(
-        self,
-        tokens: Tensor,
-        targets: Tensor | None = None,
-        cache: Sequence[LayerCache] | None = None,
-        start: int = 0,
-    ) -> Tensor:
-        """As ``Llama.forward``. A sequence that does not divide evenly is filled up at its end.
-
-        Raises:
-            ConfigError: a cache was given.
-        """
-        if cache is not None:
-            raise ConfigError(
-                "a model that is split over processes cannot generate with a cache",
-                "load its checkpoint in one process",
-            )
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
+        """As ``Llama.forward``. A sequence that does not divide evenly is filled up at its end."""
         seq = tokens.shape[1]
         if self.exchange.sequence and (missing := -seq % self.exchange.size):
             tokens = F.pad(tokens, (0, missing))  # no earlier position sees them
             targets = None if targets is None else F.pad(targets, (0, missing), value=-100)
-        result = super().forward(tokens, targets, start=start)
+        result = super().forward(tokens, targets)
         return result[:, :seq] if targets is None else result
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
