@@ -179,7 +179,7 @@ def write(path: Path, fields: dict, tensors: dict[str, np.ndarray]) -> Path:
 
 
 @pytest.mark.parametrize("fields, tensors, kind, said", [
-    ({"general.architecture": "gpt2"}, {}, ConfigError, "the architecture is 'gpt2'"),
+    ({"general.architecture": "gpt2"}, {}, ConfigError, "architecture = 'gpt2'"),
     ({"llama.attention.head_count_kv": 2}, {}, ConfigError, "num_key_value_heads = 2"),
     ({"llama.rope.scaling.type": "yarn"}, {}, ConfigError, "rope.scaling.type = 'yarn'"),
     ({"llama.block_count": None}, {}, CheckpointError, "lacks 'num_hidden_layers'"),
@@ -187,8 +187,8 @@ def write(path: Path, fields: dict, tensors: dict[str, np.ndarray]) -> Path:
     ({"llama.block_count": 1}, {}, CheckpointError, "has an unknown tensor 'blk.1"),
     ({"llama.embedding_length": "x"}, {}, CheckpointError, "malformed"),
     ({"llama.feed_forward_length": 240, "minillama.multiple_of": None}, {}, CheckpointError,
-     r"'blk.0.ffn_gate.weight' is \(192, 64\), not \(240, 64\)"),
-    ({"tokenizer.ggml.model": "gpt2"}, {}, ConfigError, "the tokenizer is 'gpt2'"),
+     r"'blk.0.ffn_gate.weight' is .*192, 64.*, not .240, 64"),
+    ({"tokenizer.ggml.model": "gpt2"}, {}, ConfigError, "tokenizer.ggml.model = 'gpt2'"),
     ({"tokenizer.ggml.bos_token_id": 2}, {}, ConfigError, "bos_token_id = 2"),
     ({"tokenizer.ggml.add_space_prefix": False}, {}, ConfigError, "add_space_prefix = False"),
     ({"tokenizer.ggml.scores": None}, {}, CheckpointError, "no SentencePiece vocabulary"),
