@@ -90,7 +90,7 @@ from minillama.teach.check_web import (
     check_threshold,
 )
 from minillama.teach.display import COLORS, show, start
-from minillama.teach.proof import agreement, relative_error
+from minillama.teach.proof import agreement, prove, relative_error
 from minillama.teach.published import published_run
 
 __all__ = [
@@ -159,6 +159,7 @@ __all__ = [
     "check_unseen_pairs",
     "check_what_to_keep",
     "check_windows",
+    "prove",
     "published_run",
     "relative_error",
     "show",

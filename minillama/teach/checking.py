@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minillama.teach.proof import relative_error
+
 
 class NotYet(Exception):
     """An answer that is not right yet; the message is a hint, not the solution."""
@@ -59,8 +61,7 @@ def close(actual: Any, expected: Tensor, tolerance: float = 1e-5) -> bool:
     """Whether ``actual`` is a tensor equal to ``expected`` up to a relative tolerance."""
     if not isinstance(actual, Tensor) or actual.shape != expected.shape:
         return False
-    difference = (actual.detach().double() - expected.detach().double()).abs().max()
-    return bool(difference <= tolerance * expected.detach().abs().max().clamp_min(1e-12).double())
+    return relative_error(actual.detach().double(), expected.detach().double()) <= tolerance
 
 
 def same_number(actual: Any, expected: float, what: str, tolerance: float = 1e-9) -> None:
