@@ -19,6 +19,7 @@ import torch
 from tiny import TinyCorpus, code, prose
 from transformers import AutoModelForCausalLM
 
+from minillama import teach
 from minillama.config import ModelConfig, RopeScaling
 from minillama.errors import CheckpointError, ConfigError
 from minillama.interop import gguf
@@ -279,7 +280,7 @@ def test_llama_cpp_runs_it(dtype, limit, llama_cpp, tokenizer, tmp_path):
         for weight in model.parameters():
             weight.copy_(weight.to(dtype))
         logits = model(tokens)[0]
-    error = (logits - torch.tensor(theirs["logits"])).abs().max() / logits.abs().max()
+    error = teach.relative_error(torch.tensor(theirs["logits"]), logits)
     print(f"{dtype}: logits differ by {error:.1e} of the largest")
     assert error < limit
     if dtype == torch.float32:
