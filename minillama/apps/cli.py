@@ -147,7 +147,7 @@ def report(arguments: Sequence[str]) -> None:
 
 def figures(arguments: Sequence[str]) -> None:
     """Draw Figures 1 and 2 from runs (Section 3.7)."""
-    single("minillama figures", find("figures.draw:figures"))(arguments)
+    single("minillama figures", find("figures.draw:draw_figures"))(arguments)
 
 
 @dataclass(frozen=True)
