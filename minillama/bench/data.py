@@ -1,8 +1,8 @@
 """The corpus's steps against those of datatrove (Penedo et al., 2024): megabytes a second and core.
 
 Both get the same pages and texts of the pinned packages, in one process and in turn; what is
-counted is the time of the processor, child processes included. datatrove's steps have the settings
-that come nearest to ours:
+counted is the time of the processor, child processes included. Its steps have the settings that
+come nearest to ours:
 
 - extraction: Trafilatura, as FineWeb used it, against resiliparse;
 - language: the same file, fastText's quantized lid.176, through the same predictor; theirs ranks
@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -41,18 +42,14 @@ from minillama.corpus.document import Document
 from minillama.corpus.hash_set import HashSet
 from minillama.corpus.heuristics import C4Rules, clean_page, drop_repeated_spans
 from minillama.corpus.language import LanguageModel
-from minillama.corpus.quality import WikipediaModel
 from minillama.errors import ConfigError, nearest
 from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
-from minillama.tokenizer import train_tokenizer
 
 Step = Callable[[Sequence[str]], list[str]]
 """One way to do a step: from texts to what is left of them."""
 PAGES, PROSE = ("sqlalchemy", ["*.html"]), ("django", ["*/docs/*.txt"])
 """Where web pages and other prose come from."""
-ADDED = ("extraction", "language", "quality", "repeated lines", "repeated spans", "near duplicates")
-"""The steps that are added up."""
-STEPS = (*ADDED, "perplexity")
+STEPS = ("extraction", "language", "quality", "repeated lines", "repeated spans", "near duplicates")
 
 
 @dataclass(frozen=True)
@@ -62,9 +59,9 @@ class DataRow:
     name: str
     megabytes: float
     ours: float  # seconds of the processor; the median over the rounds
-    kept: float | None = None  # share of the bytes that is left
+    kept: str = ""  # share of the bytes that is left
     reference: float | None = None  # seconds of datatrove's step
-    kept_reference: float | None = None
+    kept_reference: str = ""
     absent: str = ""  # why datatrove's is
 
     @property
@@ -73,27 +70,23 @@ class DataRow:
         return self.reference / self.ours if self.reference else None
 
 
-def shown(value: float | None, form: str) -> str | None:
-    """A cell that may be empty."""
-    return None if value is None else format(value, form)
-
-
 COLUMNS: Columns = {
     "MB/s of one core": lambda row: row.name,
     "MB": lambda row: f"{row.megabytes:.2f}",
     "minillama": lambda row: f"{row.megabytes / row.ours:.2f}",
     "datatrove": lambda row: f"{row.megabytes / row.reference:.2f}" if row.reference else "-",
     "ratio": lambda row: f"{row.ratio:.2f}x" if row.reference else "-",
-    "kept": lambda row: shown(row.kept, ".0%"),
-    "by datatrove": lambda row: shown(row.kept_reference, ".0%"),
+    "kept": lambda row: row.kept,
+    "by datatrove": lambda row: row.kept_reference,
     "": lambda row: row.absent,
 }
 
 
-def read_texts(place: tuple[str, list[str]], megabytes: float, *paths: Path) -> list[str]:
-    """About so many megabytes of a package's files; ``paths``: downloads, and the list."""
+def read_texts(
+    place: tuple[str, list[str]], megabytes: float, downloads: Path, sources: Path
+) -> list[str]:
+    """About so many megabytes of a package's files."""
     package, members = place
-    downloads, sources = paths
     source = next(source for source in load_sources(sources) if source.name == package)
     texts, missing = [], megabytes * 1e6
     for _, content in read_members(source.find(downloads), members):
@@ -104,9 +97,9 @@ def read_texts(place: tuple[str, list[str]], megabytes: float, *paths: Path) -> 
     return texts
 
 
-def each(function: Callable[[str], str | None]) -> Step:
-    """A step that looks at one text alone; None drops it."""
-    return lambda texts: [left for left in map(function, texts) if left]
+def count_bytes(texts: Sequence[str]) -> int:
+    """As UTF-8."""
+    return sum(len(text.encode()) for text in texts)
 
 
 def processor_seconds() -> float:
@@ -116,9 +109,14 @@ def processor_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def keep_english(model: LanguageModel) -> Step:
+def extract_text(texts: Sequence[str]) -> list[str]:
+    """The text of HTML pages."""
+    return [text for text in map(html_to_text, texts) if text]
+
+
+def keep_english(model: LanguageModel, texts: Sequence[str]) -> list[str]:
     """Texts that are in English with certainty."""
-    return each(lambda text: text if model.is_in(text, ("en",)) else None)
+    return [text for text in texts if model.is_in(text, ("en",))]
 
 
 def apply_c4_rules(texts: Sequence[str]) -> list[str]:
@@ -141,39 +139,18 @@ def drop_duplicates(texts: Sequence[str]) -> list[str]:
     return [document.text for document in drop_near_duplicates(documents)[0]]
 
 
-def score_perplexity(texts: Sequence[str]) -> Step:
-    """Perplexity under a 5-gram model of 1,024 pieces, trained on these texts."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer = train_tokenizer(texts, Path(folder, "tokenizer.model"), 1024)
-    model = WikipediaModel(texts, tokenizer)
-    return each(lambda text: text if model.perplexity(text) < np.inf else None)
-
-
-def to_documents(texts: Sequence[str]) -> Iterator[Any]:
-    """datatrove's own kind of documents."""
-    from datatrove import data
-
-    return (data.Document(text=text, id=str(i)) for i, text in enumerate(texts))
-
-
 def run_stages(make: Callable[[str], list[Any]], texts: Sequence[str]) -> list[str]:
     """datatrove's stages, one after the other, in a folder; the last one says what is left."""
+    from datatrove.data import Document
+
+    def documents() -> Iterator[Document]:
+        return (Document(text=text, id=str(i)) for i, text in enumerate(texts))
+
     with tempfile.TemporaryDirectory() as folder:
         *stages, last = make(folder)
         for stage in stages:
-            stage(to_documents(texts))
-        return [document.text for document in last(to_documents(texts)) if document.text]
-
-
-def load_splitter() -> None:
-    """Load datatrove's splitter of sentences and words beforehand."""
-    from datatrove.utils.word_tokenizers import load_word_tokenizer
-
-    for split in (
-        load_word_tokenizer("eng").sent_tokenize,
-        load_word_tokenizer("eng").word_tokenize,
-    ):
-        split("It is loaded beforehand.")
+            stage(documents())
+        return [document.text for document in last(documents()) if document.text]
 
 
 def choose_hash() -> Any:
@@ -195,24 +172,16 @@ def datatrove_extraction() -> Step:
     return partial(run_stages, lambda folder: [Trafilatura(timeout=60).run])
 
 
-class SamePredictor:
-    """Our fastText in the place of the one that datatrove would load: its answers as an array."""
-
-    def __init__(self, model: LanguageModel) -> None:
-        self._predict = model._model.predict
-
-    def predict(self, text: str, k: int) -> tuple[Sequence[str], np.ndarray]:
-        """Labels and their probabilities."""
-        labels, probabilities = self._predict(text, k=k)
-        return labels, np.array(probabilities)
-
-
 def datatrove_language(model: LanguageModel) -> Step:
     """Its LanguageFilter's model and rule; the filter itself asks for another fastText."""
     from datatrove.utils.lid import FT176LID
 
+    def predict(text: str, k: int) -> tuple[Sequence[str], np.ndarray]:
+        labels, probabilities = model._model.predict(text, k=k)
+        return labels, np.array(probabilities)
+
     lid = FT176LID(["en"])
-    lid._model = SamePredictor(model)
+    lid._model = SimpleNamespace(predict=predict)  # ours, its answers as datatrove wants them
 
     def keep(documents: Iterator[Any]) -> Iterator[Any]:
         return (document for document in documents if lid.predict(document)[1]["en"] >= 0.5)
@@ -224,24 +193,18 @@ def datatrove_quality() -> Step:
     """C4's rules."""
     from datatrove.pipeline.filters import C4QualityFilter
 
-    load_splitter()
     ours = C4Rules()
-    rules = C4QualityFilter(min_num_sentences=ours.min_sentences, min_words_per_line=ours.min_words)
-    return partial(run_stages, lambda folder: [rules.run])
+    limits = {"min_num_sentences": ours.min_sentences, "min_words_per_line": ours.min_words}
+    return partial(run_stages, lambda folder: [C4QualityFilter(**limits).run])
 
 
 def datatrove_repetition(sentences: bool) -> Step:
     """Its sentence deduplication, of lines or of three sentences."""
     from datatrove.pipeline.dedup import sentence_dedup as dedup
 
-    load_splitter()
-    config = dedup.SentDedupConfig(
-        n_sentences=3 if sentences else 1,
-        split_sentences=sentences,
-        min_doc_words=0,
-        min_num_sentences=0,
-        hash_config=choose_hash(),
-    )
+    size = {"n_sentences": 3 if sentences else 1, "split_sentences": sentences}
+    no_limits = {"min_doc_words": 0, "min_num_sentences": 0}
+    config = dedup.SentDedupConfig(**size, **no_limits, hash_config=choose_hash())
 
     def stages(folder: str) -> list[Any]:
         signatures, found = f"{folder}/signatures", f"{folder}/found"
@@ -258,7 +221,6 @@ def datatrove_duplicates() -> Step:
     """MinHash: signatures, buckets, clusters, filter."""
     from datatrove.pipeline.dedup import minhash
 
-    load_splitter()
     config = minhash.MinhashConfig(hash_config=choose_hash())
     count = config.num_buckets
 
@@ -280,53 +242,35 @@ def datatrove_duplicates() -> Step:
     return partial(run_stages, stages)
 
 
-def build_reference(make: Callable[[], Step] | None) -> tuple[Step | None, str]:
-    """datatrove's step; or why there is none."""
-    if make is None:
-        return None, "datatrove's asks for kenlm and its models"
-    try:
-        from loguru import logger
-
-        logger.remove()
-        return make(), ""
-    except ImportError as error:
-        return None, f"not compared: {str(error).split(' (')[0]}"
-
-
 def measure_step(
-    name: str, texts: Sequence[str], ours: Step, make: Callable[[], Step] | None, rounds: int
+    name: str, texts: Sequence[str], ours: Step, make: Callable[[], Step], rounds: int
 ) -> DataRow:
     """Let both do the step in each round, after a warm-up on a few texts."""
-    reference, absent = build_reference(make)
-    steps = {"ours": ours} | ({"reference": reference} if reference else {})
-    size = sum(len(text.encode()) for text in texts)
-    with contextlib.redirect_stderr(io.StringIO()):  # datatrove's bars
-        race({key: partial(step, texts[:2]) for key, step in steps.items()}, 1, 0)
+    steps, absent = {"ours": ours}, ""
+    with contextlib.redirect_stderr(io.StringIO()):  # datatrove's bars and log
+        ours(texts[:2])
+        try:
+            steps["reference"] = make()
+            steps["reference"](texts[:2])
+        except ImportError as error:
+            steps.pop("reference", None)
+            absent = f"not compared: {str(error).split(' (')[0]}"
         turns = {key: partial(step, texts) for key, step in steps.items()}
         results = race(turns, rounds, warm_up=0, clock=processor_seconds)
-    kept = {}
-    for key, result in results.items():
-        left = sum(len(text.encode()) for text in result.outputs[-1])
-        kept[key] = left / max(1, size)
-    seconds = results["reference"].median if reference else None
-    return DataRow(
-        name,
-        size / 1e6,
-        results["ours"].median,
-        kept["ours"],
-        seconds,
-        kept.get("reference"),
-        absent,
-    )
+    size = max(1, count_bytes(texts))
+    seconds = {key: result.median for key, result in results.items()}
+    kept = {key: f"{count_bytes(result.outputs[-1]) / size:.0%}" for key, result in results.items()}
+    reference = (seconds.get("reference"), kept.get("reference", ""), absent)
+    return DataRow(name, size / 1e6, seconds["ours"], kept["ours"], *reference)
 
 
 def add_up(rows: Sequence[DataRow]) -> list[DataRow]:
     """All the steps that both have done, one after the other, as a row; none if there is none."""
-    both = [row for row in rows if row.name in ADDED and row.reference is not None]
+    both = [row for row in rows if row.reference is not None]
     ours = sum(row.ours for row in both)
     reference = sum(row.reference for row in both)
     # What comes in is counted once.
-    return [DataRow("together", row.megabytes, ours, None, reference) for row in both[:1]]
+    return [DataRow("together", row.megabytes, ours, "", reference) for row in both[:1]]
 
 
 def bench_data(
@@ -351,28 +295,19 @@ def bench_data(
         if name not in STEPS:
             raise ConfigError(f"there is no step '{name}'", nearest(name, STEPS))
     model = LanguageModel.find(downloads, sources)
-    pages = read_texts(PAGES, megabytes, downloads, sources)
-    prose = read_texts(PROSE, megabytes, downloads, sources)
-    extract = each(html_to_text)
-    table = {
-        "extraction": (extract, datatrove_extraction),
-        "language": (keep_english(model), partial(datatrove_language, model)),
-        "quality": (apply_c4_rules, datatrove_quality),
-        "repeated lines": (
-            partial(drop_repetition, drop_repeated_lines), partial(datatrove_repetition, False)
-        ),
-        "repeated spans": (
-            partial(drop_repetition, drop_repeated_spans), partial(datatrove_repetition, True)
-        ),
-        "near duplicates": (drop_duplicates, datatrove_duplicates),
-    }  # fmt: skip
-    if not steps or "perplexity" in steps:
-        table["perplexity"] = (score_perplexity(prose), None)
-    texts = extract(pages) + prose
-    rows = []
-    for name, (ours, make) in table.items():
-        if name in (steps or STEPS):
-            measured = pages if name == "extraction" else texts
-            rows.append(measure_step(name, measured, ours, make, rounds))
+    pages, prose = (read_texts(place, megabytes, downloads, sources) for place in (PAGES, PROSE))
+    texts = extract_text(pages) + prose
+    lines, spans = (partial(drop_repetition, f) for f in (drop_repeated_lines, drop_repeated_spans))
+    contests = {
+        "extraction": (pages, extract_text, datatrove_extraction),
+        "language": (texts, partial(keep_english, model), partial(datatrove_language, model)),
+        "quality": (texts, apply_c4_rules, datatrove_quality),
+        "repeated lines": (texts, lines, partial(datatrove_repetition, False)),
+        "repeated spans": (texts, spans, partial(datatrove_repetition, True)),
+        "near duplicates": (texts, drop_duplicates, datatrove_duplicates),
+    }
+    rows = [
+        measure_step(name, *contests[name], rounds) for name in contests if name in (steps or STEPS)
+    ]
     print(table_of(rows + add_up(rows), COLUMNS))
     return rows

@@ -83,7 +83,7 @@ def seeds_of(run: Run, *folders: Path) -> list[Run]:
     found = {run.config.seed: run}
     for other in find_variants(run, folders):
         is_seed = other.folder.name.startswith(f"{run.folder.name}-seed")
-        if is_seed and other.config.values | free == run.config.values | free:
+        if is_seed and vars(other.config) | free == vars(run.config) | free:
             found.setdefault(other.config.seed, other)
     return list(found.values())[1:]
 

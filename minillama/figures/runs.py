@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,26 +28,8 @@ STYLES: dict[str, dict[str, Any]] = {
 """Each size keeps one color, dash and marker everywhere; the colors are Okabe and Ito's for
 color-blind readers, ordered from light to dark, so that a gray print tells them apart too."""
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """What figures need of a run's config.toml; ``train.config`` explains the fields."""
-
-    model: ModelConfig
-    seed: int
-    corpus: str
-    tokens: int
-    batch_tokens: int
-    seq_len: int
-    eval_tokens: int
-    values: dict[str, Any]
-    """All of the file."""
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer updates in the whole run."""
-        return round(self.tokens / self.batch_tokens)
+Row = dict[str, Any]
+Rows = list[Row]
 
 
 @dataclass(frozen=True)
@@ -55,8 +38,9 @@ class Run:
 
     rung: str
     folder: Path
-    config: RunConfig
-    metrics: list[dict[str, Any]]
+    config: SimpleNamespace
+    """The fields of config.toml, which ``train.config`` explains, and ``total_steps``."""
+    metrics: Rows
 
     @property
     def style(self) -> dict[str, Any]:
@@ -75,12 +59,20 @@ class Run:
         return np.array([line[key] for line in self.metrics], dtype=np.float64)
 
 
+Runs = Sequence[Run]
+
+
 def short(number: float) -> str:
     """At most three digits and a unit: ``0.161M``, ``1.51M``, ``32.5B``."""
     for size, unit in UNITS:
         if number >= size / 10:
             return f"{number / size:.3g}{unit}"
     return f"{number:.3g}"
+
+
+def has_metrics(folder: Path) -> bool:
+    """Whether a run has logged a step."""
+    return (folder / "metrics.jsonl").exists() and bool(read_metrics(folder))
 
 
 def read_run(folder: Path, rung: str) -> Run:
@@ -91,17 +83,14 @@ def read_run(folder: Path, rung: str) -> Run:
         DataError: metrics.jsonl is.
     """
     path = folder / "config.toml"
-    names = ("seed", "corpus", "tokens", "batch_tokens", "seq_len", "eval_tokens")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-        model = dict(values["model"])
-        if "rope_scaling" in model:
-            model["rope_scaling"] = RopeScaling(**model["rope_scaling"])
-        fields = {name: values[name] for name in names}
-        config = RunConfig(ModelConfig(**model), **fields, values=values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        what = f"{path} holds no settings of a run ({error})"
-        raise ConfigError(what, "train the run again") from None
+        config = SimpleNamespace(**tomllib.loads(path.read_text(encoding="utf-8")))
+        scaling = config.model.pop("rope_scaling", None)
+        config.model = ModelConfig(**config.model, rope_scaling=scaling and RopeScaling(**scaling))
+        config.total_steps = round(config.tokens / config.batch_tokens)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        message = f"{path} holds no settings of a run ({error})"
+        raise ConfigError(message, "train the run again") from None
     return Run(rung, folder, config, read_metrics(folder))
 
 
@@ -128,8 +117,3 @@ def find_variants(run: Run, folders: Sequence[Path]) -> list[Run]:
             if (path / "config.toml").exists() and has_metrics(path):
                 found.setdefault(path.name, path)
     return [read_run(found[name], run.rung) for name in sorted(found)]
-
-
-def has_metrics(folder: Path) -> bool:
-    """Whether a run has logged a step."""
-    return (folder / "metrics.jsonl").exists() and bool(read_metrics(folder))

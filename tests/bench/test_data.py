@@ -24,16 +24,15 @@ def rows():
 
 def test_every_step_is_measured(rows):
     assert [row.name for row in rows] == list(bench.STEPS)
-    assert all(row.ours > 0 and row.megabytes > 0.02 and 0 < row.kept <= 1 for row in rows)
+    assert all(row.ours > 0 and row.megabytes > 0.02 and row.kept.endswith("%") for row in rows)
     for row in rows:  # timed, or left out with a reason
         assert (row.reference is None) == bool(row.absent)
         assert row.ratio is None or row.ratio == row.reference / row.ours
-    assert rows[-1].absent.startswith("datatrove's asks for kenlm")
 
 
 def test_both_find_the_same_language(rows):
     row = next(row for row in rows if row.name == "language")
-    assert row.reference > 0 and row.kept == row.kept_reference > 0.5
+    assert row.reference > 0 and row.kept == row.kept_reference != "0%"
 
 
 def test_the_table_says_it_all(rows):
@@ -45,10 +44,9 @@ def test_the_table_says_it_all(rows):
 
 def test_sums_and_ratios():
     rows = [
-        bench.DataRow("language", 2.0, 1.0, 1.0, 3.0, 1.0),
-        bench.DataRow("quality", 4.0, 0.5, 0.5, 1.5),
-        bench.DataRow("perplexity", 4.0, 9.0, 1.0),
-        bench.DataRow("repeated lines", 4.0, 9.0, 1.0),
+        bench.DataRow("language", 2.0, 1.0, "100%", 3.0, "100%"),
+        bench.DataRow("quality", 4.0, 0.5, "50%", 1.5),
+        bench.DataRow("repeated lines", 4.0, 9.0, "100%"),
     ]
     [together] = bench.add_up(rows)  # of the steps that both have done
     assert (together.ours, together.reference, together.ratio) == (1.5, 4.5, 3.0)
@@ -86,7 +84,7 @@ def test_rounds_alternate_after_a_warm_up():
 
     row = bench.measure_step("x", ["abc", "", "def"], ours, lambda: reference, rounds=2)
     assert calls == [(who, size) for size in (2, 3, 3) for who in ("ours", "reference")]
-    assert (row.megabytes, row.kept, row.kept_reference) == (6e-6, 1.0, 0.5)
+    assert (row.megabytes, row.kept, row.kept_reference) == (6e-6, "100%", "50%")
 
 
 def test_a_step_whose_package_is_missing_is_named():
@@ -101,11 +99,9 @@ def test_a_step_whose_package_is_missing_is_named():
 def test_their_language_step_gets_our_predictor():
     model = LanguageModel.find(**PLACES)
     english, german = "The llama lives in the Andes.", "Das Lama lebt in den Anden."
-    [label, *_], [probability, *_] = bench.SamePredictor(model).predict(german, k=-1)
-    assert label == "__label__de" and probability == pytest.approx(model.guess(german).probability)
     texts = [english, german, english + "\n" + english]
     assert bench.datatrove_language(model)(texts) == texts[::2]
-    assert bench.keep_english(model)(texts) == texts[::2]
+    assert bench.keep_english(model, texts) == texts[::2]
 
 
 def test_our_contenders_are_the_steps_themselves():

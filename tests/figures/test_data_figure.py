@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import matplotlib
@@ -203,7 +204,7 @@ def test_four_files_and_the_corpus_that_they_are_of(trained, tiny_corpus, tmp_pa
 
 def on(run, corpus):
     """The same run, as if it had been trained on another corpus."""
-    return replace(run, config=replace(run.config, corpus=str(corpus)))
+    return replace(run, config=SimpleNamespace(**vars(run.config) | {"corpus": str(corpus)}))
 
 
 def test_without_the_corpus_one_line_says_so(trained, tmp_path):
