@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from minillama.bench.race import Columns, Timed, race, table_of
+from minillama.bench.train import build_huggingface
 from minillama.config import ModelConfig
 from minillama.corpus.token_files import Corpus, open_corpus
 from minillama.errors import ConfigError, DataError
@@ -90,15 +91,13 @@ def write_with(decoder: Decoder, prompts: list[list[int]], tokens: int) -> Timed
 def build_transformers(model: Llama, prompt: list[int], tokens: int) -> Turn | None:
     """Hugging Face's ``generate`` with the same weights; None if it is not installed."""
     try:
-        from transformers import LlamaConfig, LlamaForCausalLM
+        reference, _ = build_huggingface(model.config)
     except ImportError:
         return None
-    config = LlamaConfig(**huggingface.config_to_huggingface(model.config))
-    reference = LlamaForCausalLM(config).eval()
     reference.load_state_dict(huggingface.to_huggingface(model.state_dict(), model.config))
-    reference.generation_config.eos_token_id = None
+    reference.eval().generation_config.eos_token_id = None
     ids = torch.tensor([prompt])
-    settings = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": 0}
+    settings = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": 0, "use_cache": True}
 
     def write() -> Timed:
         began = time.perf_counter()

@@ -16,11 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from minillama.bench.peak import allocated
 from minillama.bench.race import Columns, Result, race, table_of
-from minillama.bench.train import ModelAndLoss, build_huggingface, ceiling, flops_per_token
+from minillama.bench.train import ModelAndLoss, Trainee, build_huggingface, ceiling, flops_per_token
 from minillama.config import ModelConfig
 from minillama.efficient import differentiate_by_hand
 from minillama.efficient.recompute import recompute_blocks
@@ -31,7 +30,6 @@ from minillama.files import write_json
 from minillama.model import Llama
 from minillama.parallel.memory import GPUS, Kept, memory_per_gpu, recognize_gpu
 from minillama.train.allocator import keep_freed_memory
-from minillama.train.optimizer import OptimizerConfig, build_optimizer, clip_gradients
 
 SIZES = {
     "1.3b": ModelConfig(dim=2048, n_layers=24, n_heads=16),
@@ -79,39 +77,7 @@ COLUMNS: Columns = {
 }
 
 
-class Trainee:
-    """A model with its optimizer, that takes training steps."""
-
-    def __init__(self, model_and_loss: ModelAndLoss, setting: Setting, batch: Tensor) -> None:
-        self.model, loss_of = model_and_loss
-        self.model.to(setting.device)
-        self.loss_of = torch.compile(loss_of) if setting.compile else loss_of
-        self.optimizer = build_optimizer(self.model, OptimizerConfig())
-        self.setting = setting
-        self.inputs, self.targets = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
-
-    def step(self) -> float:
-        """One update; returns the loss, once the device is done."""
-        device, bfloat16 = self.setting.device, self.setting.bfloat16
-        with torch.autocast(device, torch.bfloat16, enabled=bfloat16):
-            loss = self.loss_of(self.inputs, self.targets)
-        loss.backward()
-        clip_gradients(self.model, 1.0)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        return float(loss.detach())
-
-    def peak_memory(self) -> int:
-        """The most bytes that one update takes, its weights and moments among them."""
-        state = sum(weight.nbytes for weight in self.model.parameters())
-        for moments in self.optimizer.state.values():
-            state += sum(moment.nbytes for moment in moments.values())
-        return state + allocated(self.step, self.setting.device).peak
-
-
-def build_minillama(config: ModelConfig, kept: Kept) -> ModelAndLoss:
+def build_backward(config: ModelConfig, kept: Kept) -> ModelAndLoss:
     """minillama's model with one of its backwards."""
     model = Llama(config)
     if kept == "by_hand":
@@ -126,12 +92,13 @@ def train_in_turn(
 ) -> tuple[dict[str, Trainee], dict[str, Result]]:
     """Train all contestants of one size, Hugging Face's last, and return them and their times."""
     torch.manual_seed(0)
-    models = {how: build_minillama(config, how) for how in kept}
+    models = {how: build_backward(config, how) for how in kept}
     if beside:
         models[HUGGING_FACE] = build_huggingface(config)
     shape = (setting.micro_batch, config.max_seq_len + 1)
     batch = torch.randint(config.vocab_size, shape, device=setting.device)
-    trainees = {name: Trainee(model, setting, batch) for name, model in models.items()}
+    how = (setting.compile, setting.bfloat16)
+    trainees = {name: Trainee(pair, batch, *how) for name, pair in models.items()}
     turns = {name: trainee.step for name, trainee in trainees.items()}
     results = race(turns, steps, WARM_UP)
     for name, result in results.items():
@@ -156,11 +123,20 @@ def measure_size(
     for name, result in results.items():
         rate = tokens / result.median
         mfu = rate * flops_per_token(config) / peak
-        memory = trainees[name].peak_memory()
+        memory = peak_memory(trainees[name], setting.device)
         expected = 0.0 if name == HUGGING_FACE else estimate(config, name, setting)
         row = (config.num_parameters(), rate, mfu, base.slower_than(result), memory, expected)
         rows.append(MfuRow(size, name, *row))
     return rows
+
+
+def peak_memory(trainee: Trainee, device: str) -> int:
+    """The most bytes that one update takes, its weights and moments among them."""
+    state = list(trainee.model.parameters())
+    for moments in trainee.optimizer.state.values():
+        state += moments.values()
+    at_rest = sum(tensor.nbytes for tensor in state)
+    return at_rest + allocated(trainee.step, device).peak
 
 
 def estimate(config: ModelConfig, kept: Kept, setting: Setting) -> float:

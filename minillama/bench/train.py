@@ -14,10 +14,11 @@ from multiprocessing.connection import Connection
 from typing import Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from minillama.bench.race import Columns, Timed, race, table_of
 from minillama.config import ModelConfig
+from minillama.interop import huggingface
 from minillama.model import Llama
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.optimizer import OptimizerConfig, build_optimizer, clip_gradients
@@ -51,24 +52,40 @@ def build_huggingface(config: ModelConfig) -> ModelAndLoss:
     """Hugging Face's ``LlamaForCausalLM`` of the same shape."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    model = LlamaForCausalLM(
-        LlamaConfig(
-            hidden_size=config.dim,
-            intermediate_size=config.hidden_dim,
-            num_hidden_layers=config.n_layers,
-            num_attention_heads=config.n_heads,
-            vocab_size=config.vocab_size,
-            max_position_embeddings=config.max_seq_len,
-            rms_norm_eps=config.norm_eps,
-            tie_word_embeddings=False,
-            use_cache=False,
-        )
-    )
+    shape = LlamaConfig(**huggingface.config_to_huggingface(config), use_cache=False)
+    model = LlamaForCausalLM(shape)
     # `shift_labels` are labels that are shifted already: the same targets as minillama's.
     return model, lambda x, y: model(input_ids=x, labels=y, shift_labels=y, use_cache=False).loss
 
 
 BUILDERS = {"minillama": build_minillama, "huggingface": build_huggingface}
+
+
+class Trainee:
+    """A model with its optimizer, that takes training steps on one batch."""
+
+    def __init__(
+        self, pair: ModelAndLoss, batch: Tensor, compiled: bool, bfloat16: bool = False
+    ) -> None:
+        self.model, loss_of = pair
+        self.model.to(batch.device)
+        self.loss_of = torch.compile(loss_of) if compiled else loss_of
+        self.optimizer = build_optimizer(self.model, OptimizerConfig())
+        self.inputs, self.targets = batch[:, :-1].contiguous(), batch[:, 1:].contiguous()
+        self.bfloat16 = bfloat16
+
+    def step(self) -> float:
+        """One update; returns the loss, once the device is done."""
+        device = self.inputs.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self.bfloat16):
+            loss = self.loss_of(self.inputs, self.targets)
+        loss.backward()
+        clip_gradients(self.model, 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if device == "cuda":
+            torch.cuda.synchronize()
+        return float(loss.detach())
 
 
 def train_in_process(name: str, width: int, tuned: bool, compiled: bool, pipe: Connection) -> None:
@@ -77,20 +94,12 @@ def train_in_process(name: str, width: int, tuned: bool, compiled: bool, pipe: C
         keep_freed_memory()
     torch.manual_seed(0)
     model, loss_of = BUILDERS[name](model_config(width))
-    if compiled:
-        loss_of = torch.compile(loss_of)
-    optimizer = build_optimizer(model, OptimizerConfig(lr=1e-3))
-    batch = torch.randint(0, VOCAB, (BATCH, SEQ_LEN + 1))
-    inputs, targets = batch[:, :-1], batch[:, 1:].contiguous()
-    pipe.send(sum(p.numel() for p in model.parameters()))
+    trainee = Trainee((model, loss_of), torch.randint(0, VOCAB, (BATCH, SEQ_LEN + 1)), compiled)
+    pipe.send(sum(weight.numel() for weight in model.parameters()))
     while pipe.recv():
         began = time.perf_counter()
-        loss = loss_of(inputs, targets)
-        loss.backward()
-        clip_gradients(model, 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        pipe.send(Timed(time.perf_counter() - began, float(loss.detach())))
+        loss = trainee.step()
+        pipe.send(Timed(time.perf_counter() - began, loss))
 
 
 def ceiling() -> float:
