@@ -52,7 +52,7 @@ VERBS: dict[str, tuple[str, str | dict[str, str]]] = {
         "Run any task of lm-evaluation-harness on a run (needs the extra lm-eval).",
         "interop.lm_eval:harness",
     ),
-    "figures": ("Draw Figures 1 and 2 from runs (Section 3.7).", "figures.draw:figures"),
+    "figures": ("Draw Figures 1 and 2 from runs (Section 3.7).", "figures.draw:draw_figures"),
     "generate": ("Complete a prompt with a model.", "apps.generate:generate"),
     "chat": ("Write a text by turns with a model, in the terminal.", "apps.generate:chat"),
     "serve": ("Show a run's model on a web page of this machine.", "apps.serve.start:serve"),
