@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from minillama.apps.evaluate import open_library
 from minillama.config import ModelConfig
 from minillama.errors import ConfigError
 from minillama.evaluate.multiple_choice import Requests, encode, log_likelihoods
@@ -109,9 +110,10 @@ def bench_evaluate(
         from minillama.interop.lm_eval import HarnessModel
     except ImportError as error:
         raise ConfigError(f"nothing to compare with ({error})", "pip install lm-eval") from None
-    asked = load_questions(find_task(TASK), questions)
+    library = open_library()
+    asked = load_questions(find_task(TASK), library, questions)
     with tempfile.TemporaryDirectory() as folder:
-        everything = load_questions(find_task(TASK), max(questions, 3_000))
+        everything = load_questions(find_task(TASK), library, max(questions, 3_000))
         model, tokenizer = load_model(run) if run else random_model(Path(folder), everything)
         exported = huggingface.save(model, tokenizer, Path(folder) / "exported")
         theirs = HFLM(str(exported), device="cpu", dtype="float32", batch_size=batch_size)

