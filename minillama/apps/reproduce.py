@@ -13,7 +13,7 @@ from typing import Any, Literal
 from minillama.apps.evaluate import evaluate
 from minillama.apps.samples import publish, write_samples
 from minillama.corpus.token_files import open_corpus
-from minillama.evaluate.ngram_baseline import byte_ngram_bits_per_byte, ngram_bits_per_byte
+from minillama.evaluate.baselines import byte_ngram_bits_per_byte, ngram_bits_per_byte
 from minillama.figures.benchmarks import PANELS
 from minillama.figures.draw import draw_figures
 from minillama.files import read_json, write_json

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from minillama.apps.evaluate import open_library
 from minillama.bench.race import Columns, Result, race, table_of
 from minillama.config import ModelConfig
 from minillama.errors import ConfigError
@@ -131,14 +132,14 @@ def bench_evaluate(
         from minillama.interop.lm_eval import HarnessModel
     except ImportError as error:
         raise ConfigError(f"nothing to compare with ({error})", "pip install lm-eval") from None
-    chosen = load_questions(find_task(TASK), questions)
+    library = open_library()
+    chosen = load_questions(find_task(TASK), library, questions)
     with tempfile.TemporaryDirectory() as folder:
         if run:
             pair = load_model(run)
         else:
-            pair = random_model(
-                Path(folder), load_questions(find_task(TASK), max(questions, 3_000))
-            )
+            everything = load_questions(find_task(TASK), library, max(questions, 3_000))
+            pair = random_model(Path(folder), everything)
         exported = huggingface.save(*pair, Path(folder) / "exported")
         reference = HFLM(str(exported), device="cpu", dtype="float32", batch_size=batch_size)
         contestants = {
