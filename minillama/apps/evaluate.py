@@ -15,6 +15,7 @@ import tyro
 from tqdm import tqdm
 
 from minillama.apps.report import report
+from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.evaluate.baselines import baseline_results
 from minillama.evaluate.generation import Generation
@@ -23,7 +24,6 @@ from minillama.evaluate.task_run import TaskRun, choose_task_runs
 from minillama.evaluate.tasks import Library
 from minillama.files import read_json, write_json
 from minillama.scale.runtime import World, join_world, leave_world
-from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.tables import text_table
 from minillama.tokenizer import Tokenizer
 from minillama.train import checkpoint

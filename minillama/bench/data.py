@@ -42,8 +42,8 @@ from minillama.corpus.document import Document
 from minillama.corpus.hash_set import HashSet
 from minillama.corpus.heuristics import C4Rules, clean_page, drop_repeated_spans
 from minillama.corpus.language import LanguageModel
+from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.errors import ConfigError, nearest
-from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
 
 Step = Callable[[Sequence[str]], list[str]]
 """One way to do a step: from texts to what is left of them."""

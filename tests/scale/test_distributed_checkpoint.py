@@ -241,9 +241,7 @@ def test_all_ranks_agree_on_the_last_good_one_and_each_file_is_summed_once(four)
         summed, real = [], checkpoint.sha256
         checkpoint.sha256 = lambda path: (summed.append(path), real(path))[1]
         world = join_world("cpu")
-        with pytest.warns(
-            UserWarning, match="shard-00002-model-00002.* is missing"
-        ):
+        with pytest.warns(UserWarning, match="shard-00002-model-00002.* is missing"):
             step = distributed_checkpoint.last_good(four.run, world)
         return step, [str(path) for path in summed if path.parent == whole]
 
