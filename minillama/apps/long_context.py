@@ -23,7 +23,7 @@ from minillama.corpus.token_files import Corpus, open_corpus
 from minillama.errors import CheckpointError, ConfigError, DataError, MinillamaError
 from minillama.evaluate.perplexity import BATCH_TOKENS, target_bytes
 from minillama.files import read_json, sha256, write_json
-from minillama.interop.common import assemble
+from minillama.interop.common import assemble_model
 from minillama.model import Llama
 from minillama.train import checkpoint
 from minillama.train.config import read_config
@@ -46,7 +46,7 @@ def scaling_for(method: str, trained: int, length: int) -> RopeScaling | None:
 def rescaled(model: Llama, scaling: RopeScaling | None, max_seq_len: int) -> Llama:
     """The same weights, not copied, with another table of angles, for so many positions."""
     config = dataclasses.replace(model.config, rope_scaling=scaling, max_seq_len=max_seq_len)
-    return assemble(config, model.state_dict()).to(model.output.weight.device)
+    return assemble_model(config, model.state_dict()).to(model.output.weight.device)
 
 
 def stretches(corpus: Corpus, length: int, most: int) -> Tensor:

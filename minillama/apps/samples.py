@@ -3,6 +3,7 @@
 import shutil
 from pathlib import Path
 
+from minillama.figures.runs import PUBLISHED
 from minillama.files import atomic_path, remove, write_json
 from minillama.inference.engine import generate
 from minillama.train.checkpoint import load_model
@@ -16,8 +17,6 @@ PROMPTS = {
     "Python": "class Query:\n    def __init__(self, name):\n        self.name = name\n\n    def",
 }
 """How each kind of text begins, in our own words."""
-PUBLISHED = Path("data/runs")
-"""Where the logs of published runs are, seen from the project's folder."""
 MAX_NEW_TOKENS, TEMPERATURE, SEED = 160, 0.6, 0
 
 

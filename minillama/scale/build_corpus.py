@@ -52,6 +52,7 @@ from minillama.corpus.contamination import Index
 from minillama.corpus.mixture import OWN_SLICE
 from minillama.corpus.pipeline import StepContext
 from minillama.corpus.recipes import RECIPES, SIZES
+from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.corpus.statistics import SPLITS, StepStats, summary, table1, waterfall_table
 from minillama.corpus.token_files import TokenFile, open_corpus, read_documents, write_tokens
 from minillama.errors import ConfigError, DataError, nearest
@@ -60,7 +61,6 @@ from minillama.paper import TABLE1
 from minillama.scale import clean, user_texts
 from minillama.scale.clean import BuildDir, clean_slice, index_benchmarks, read_package, tasks_of
 from minillama.scale.pool import pool
-from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.scale.user_texts import OWN_FOLDER
 from minillama.tokenizer import Tokenizer, train_tokenizer
 

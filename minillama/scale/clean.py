@@ -19,10 +19,10 @@ from minillama.corpus.document import Document
 from minillama.corpus.mixture import OWN_SLICE
 from minillama.corpus.pipeline import Step, StepContext, load_documents, run
 from minillama.corpus.recipes import RECIPES, read_documents_of
+from minillama.corpus.sources import SliceSpec, Source
 from minillama.corpus.statistics import StepStats, merge
 from minillama.corpus.token_files import to_json, write_documents
 from minillama.files import atomic_path, read_json, write_json
-from minillama.scale.sources import SliceSpec, Source
 from minillama.scale.user_texts import own_documents
 
 

@@ -1,40 +1,34 @@
 """Saving and restoring a model that is spread over many processes, and saving while training.
 
-Any form of a checkpoint continues on any number of processes: what was saved on 2 x 2 processes,
-or on one, is read by 1, 2 or 4, each taking from the files what is its own. Only weights, moments
-and step counts are stored; rates and decays come from the configuration.
+Who writes what, copies only once, and who must read which part of which file on another mesh is
+planned by ``torch.distributed.checkpoint``, which also writes and reads the safetensors files. So
+any form of a checkpoint continues on any number of processes: what was saved on 2 x 2 processes, or
+on one, is read by 1, 2 or 4. Only weights and the optimizer's tensors are stored; rates and decays
+come from the configuration.
 """
 
-import threading
+import os
 import warnings
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from safetensors import safe_open
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 from torch.distributed.tensor import DTensor
+from torch.utils._pytree import tree_map_only
 
 from minillama.errors import CheckpointError
+from minillama.files import atomic_path, remove, sha256, write_json
 from minillama.model import Llama
-from minillama.scale.checkpoint_storage import (
-    INDEX,
-    Entry,
-    Piece,
-    PieceReader,
-    PieceWriter,
-    fill,
-    read_index,
-)
+from minillama.parallel.initialize import keep_piece
 from minillama.scale.runtime import World
 from minillama.train import checkpoint
-
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW keeps of each weight: updates so far, mean gradient, mean squared gradient."""
 
 
 class Saver:
@@ -46,7 +40,7 @@ class Saver:
     Args:
         run: the run folder.
         keep: steps whose checkpoints are kept for good.
-        world: with a mesh every rank writes its pieces, otherwise the first rank writes all.
+        world: with a mesh every rank writes its shards, otherwise the first rank writes all.
         background: return as soon as the copy is made.
     """
 
@@ -54,8 +48,8 @@ class Saver:
         self.run, self.keep, self.world, self.background = run, keep, world, background
         # A group of its own: two threads must not talk at once over the same connections.
         self._group = dist.new_group(backend="gloo") if world.mesh else None
-        self._thread: threading.Thread | None = None
-        self._error: BaseException | None = None
+        self._executor = ThreadPoolExecutor(1)
+        self._writing: Future[None] | None = None
 
     def save(
         self, step: int, model: Llama, optimizer: torch.optim.Optimizer, state: dict[str, Any]
@@ -66,37 +60,31 @@ class Saver:
             CheckpointError: it, or the one before in the background, could not be written.
         """
         self.wait()
-        copied = copy if self.background else lambda values: values
-        write: Callable[[], object]
+        tensors: tuple[dict[str, Any], ...]
         if self.world.mesh:
-            tensors = copied(named_tensors(model, optimizer))
-            write = partial(save_pieces, self.run, step, tensors, state, self._group)
+            tensors = (named_tensors(model, optimizer),)
+            write = partial(save_shards, group=self._group)
         elif self.world.is_main:
-            weights, moments = copied(model.state_dict()), copied(optimizer.state_dict())
-            write = partial(checkpoint.write, self.run, step, weights, moments, state)
+            tensors = model.state_dict(), optimizer.state_dict()
+            write = checkpoint.write
         else:
             return
-        if not self.background:
-            self._finish(write)
-            return
-        self._thread = threading.Thread(target=self._try, args=(write,), daemon=True)
-        self._thread.start()
+        if self.background:
+            tensors = tree_map_only(Tensor, copy_to_cpu, tensors)
+            self._writing = self._executor.submit(self._write, write, step, *tensors, state)
+        else:
+            self._write(write, step, *tensors, state)
 
-    def _finish(self, write: Callable[[], object]) -> None:
-        write()
+    def _write(self, write: Callable[..., Path], *args: Any) -> None:
+        write(self.run, *args)
         if self.world.is_main:
             checkpoint.prune(self.run, self.keep)
-
-    def _try(self, write: Callable[[], object]) -> None:
-        try:
-            self._finish(write)
-        except BaseException as error:  # raised again where the loop can see it
-            self._error = error
 
     @property
     def failed(self) -> bool:
         """Whether the checkpoint in the background could not be written, as far as is known."""
-        return self._error is not None
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
 
     def wait(self) -> None:
         """Return when nothing is being written any more.
@@ -106,76 +94,107 @@ class Saver:
         """
         if not self.background:
             return
-        if self._thread:
-            self._thread.join()
-        error, self._thread, self._error = self._error, None, None
-        if error and not isinstance(error, CheckpointError):
-            raise error
-        told = (error.what, error.mend) if error else None
-        for failure in gather(told, self.world):
-            if failure:
-                raise CheckpointError(*failure) from error
+        error = self._writing.exception() if self._writing else None
+        self._writing = None
+        raise_everywhere(error)
 
 
-def gather(value: Any, world: World) -> list[Any]:
+def raise_everywhere(error: BaseException | None) -> None:
+    """Raise, on all ranks, the ``CheckpointError`` of the first of them that has one."""
+    if error and not isinstance(error, CheckpointError):
+        raise error
+    for failure in gather((error.what, error.mend) if error else None):
+        if failure:
+            raise CheckpointError(*failure) from error
+
+
+def gather(value: Any) -> list[Any]:
     """The ``value`` of every rank, on every rank."""
-    values = [value] * world.size
-    if world.size > 1:
-        dist.all_gather_object(values, value)
+    if not dist.is_initialized():
+        return [value]
+    values = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
     return values
 
 
-def copy(values: Any) -> Any:
-    """Tensors, in dictionaries and lists, copied to the CPU; other values as they are."""
-    if isinstance(values, dict):
-        return {key: copy(value) for key, value in values.items()}
-    if isinstance(values, list):
-        return [copy(value) for value in values]
-    return values.detach().to("cpu", copy=True) if isinstance(values, Tensor) else values
+def copy_to_cpu(tensor: Tensor) -> Tensor:
+    """A copy of a tensor, of a DTensor's local part, in the CPU's memory."""
+    return tensor.detach().to("cpu", copy=True)
 
 
 def named_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """All that a checkpoint keeps: weights by name, moments by ``exp_avg:`` and that name."""
-    tensors = dict(model.state_dict())
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    for parameter, moments in optimizer.state.items():
-        for kind in MOMENTS:
-            tensors[f"{kind}:{names[parameter]}"] = moments[kind]
-    return tensors
+    """All that a checkpoint keeps: weights by name, moments by ``state.``, that name and theirs.
+
+    An optimizer that has not moved yet gets its moments: zeros.
+    """
+    weights = model.state_dict()  # first: FSDP puts the shards back in place of gathered weights
+    options = StateDictOptions(flatten_optimizer_state_dict=True)
+    values = get_optimizer_state_dict(model, optimizer, options=options)
+    moments = {name: values[name] for name in values if name.startswith(checkpoint.OPTIMIZER)}
+    return weights | moments
 
 
-def start_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Make room for the moments of an optimizer that has not moved yet: zeros."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            device = parameter.device if group["fused"] or group["capturable"] else "cpu"
-            optimizer.state[parameter] = {
-                "step": torch.zeros((), device=device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+class ShardWriter(dcp.HuggingFaceStorageWriter):
+    """Writes a checkpoint beside its place, and moves it there when all ranks have written.
+
+    Args:
+        target: the checkpoint's folder, on a disk that all ranks see.
+        names: of the tensors: those of the optimizer go to a file of their own.
+        state: written to state.json by the first rank.
+    """
+
+    def __init__(self, target: Path, names: list[str], state: dict[str, Any]) -> None:
+        self.target, self.state = target, state
+        self.tmp = target.with_name(f".{target.name}.written.tmp")
+        files = {name: 2 if name.startswith(checkpoint.OPTIMIZER) else 1 for name in names}
+        super().__init__(str(self.tmp), files, save_distributed=True)
+
+    def prepare_global_plan(self, plans: list[dcp.SavePlan]) -> list[dcp.SavePlan]:
+        """Empty the folder, on the first rank, of what a crash has left there."""
+        remove(self.tmp)
+        self.tmp.mkdir(parents=True)
+        return super().prepare_global_plan(plans)
+
+    def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> torch.futures.Future:
+        """Write this rank's files; the future has their names and digests."""
+        written = super().write_data(plan, planner).wait()
+        names = {result.storage_data.relative_path for result in written}
+        future: torch.futures.Future = torch.futures.Future()
+        future.set_result([(name, sha256(self.tmp / name)) for name in names])
+        return future
+
+    def finish(self, metadata: dcp.Metadata, results: list[list[tuple[str, str]]]) -> None:
+        """Write state and manifest, and give the folder its name, on the first rank."""
+        write_json(self.tmp / "state.json", self.state)
+        digests = {"state.json": sha256(self.tmp / "state.json")}
+        for of_rank in results:
+            digests.update(of_rank)
+        write_json(self.tmp / "manifest.json", dict(sorted(digests.items())))
+        checkpoint.delete(self.target)
+        with atomic_path(self.target) as last:
+            os.replace(self.tmp, last)
 
 
-def save_pieces(
+def save_shards(
     run: Path,
     step: int,
     tensors: dict[str, Tensor],
     state: dict[str, Any],
     group: dist.ProcessGroup | None = None,
 ) -> Path:
-    """Write a checkpoint of which every rank holds pieces; all ranks call this.
+    """Write a checkpoint of which every rank holds a part; all ranks call this.
 
     Raises:
         CheckpointError: a rank could not write; earlier checkpoints are untouched.
     """
     target = checkpoint.folder(run, step)
-    writer = PieceWriter(target, {**state, "step": step})
+    writer = ShardWriter(target, list(tensors), {**state, "step": step})
     try:
         dcp.save(tensors, storage_writer=writer, process_group=group)
     except dcp.CheckpointException as failed:
         if dist.get_rank() == 0:
-            writer.give_up()
-        rank, (error, _) = sorted(failed.failures.items())[0]
+            remove(writer.tmp)
+        rank, (error, _) = min(failed.failures.items())
         raise checkpoint.cannot_write(target, error, f" (rank {rank})") from None
     return target
 
@@ -193,41 +212,30 @@ def restore(run: Path, step: int, model: Llama, optimizer: torch.optim.Optimizer
     if not sharded and not any(isinstance(p, DTensor) for p in model.parameters()):
         checkpoint.restore(run, step, model, optimizer)
         return
-    start_moments(optimizer)
-    reader = PieceReader(where, read_index(where)) if sharded else whole(where, model, optimizer)
-    path = where / (INDEX if sharded else "model.safetensors")
-    fill(reader, named_tensors(model, optimizer), path, together=dist.is_initialized())
-
-
-def whole(where: Path, model: Llama, optimizer: torch.optim.Optimizer) -> PieceReader:
-    """Reads a checkpoint of one process as if its tensors were pieces; the files stay on disk."""
-    index = {}
-    with safe_open(where / "model.safetensors", framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  (no dictionary)
-            shape = tuple(file.get_slice(name).get_shape())
-            index[name] = Entry(shape, (Piece("model.safetensors", (0,) * len(shape), shape),))
+    tensors = named_tensors(model, optimizer)
+    if sharded:
+        checkpoint.read_tensors(where, tensors, together=dist.is_initialized())
+        return
+    checkpoint.read_tensors(where, model.state_dict(), together=dist.is_initialized())
+    # Of one process's moments, which stay on the disk, each rank copies its part.
     saved = checkpoint.load_optimizer(where / "optimizer.pt", on_disk=True)["state"]
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    order = [names[p] for group in optimizer.param_groups for p in group["params"]]
-    moments = {
-        f"{kind}:{name}": saved[number][kind] for number, name in enumerate(order)
-        for kind in saved.get(number, ())
-    }  # fmt: skip
-    return PieceReader(where, index, moments)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, parameter in enumerate(parameters):
+        for kind, moment in optimizer.state[parameter].items():
+            keep_piece(moment, saved[number][kind])
 
 
 def last_good(run: Path, world: World) -> int | None:
     """The newest step whose checkpoint is whole, the same on all ranks; each sums some files."""
-    if world.size == 1:
-        return checkpoint.last_good(run)
-    for step in reversed(gather(checkpoint.steps(run), world)[0]):
-        problem = None
+    for step in reversed(gather(checkpoint.steps(run))[0]):
+        error = None
         try:
             checkpoint.verify(checkpoint.folder(run, step), world.rank, world.size)
-        except CheckpointError as error:
-            problem = str(error)
-        found = [told for told in gather(problem, world) if told]
-        if not found:
+        except CheckpointError as damage:
+            error = damage
+        try:
+            raise_everywhere(error)
             return step
-        warnings.warn(f"skipping a damaged checkpoint: {found[0]}", stacklevel=2)
+        except CheckpointError as damage:
+            warnings.warn(f"skipping a damaged checkpoint: {damage}", stacklevel=2)
     return None

@@ -8,8 +8,7 @@ from pathlib import Path
 from tyro.conf import Positional
 
 from minillama.corpus.archive import MAX_MEMBER_BYTES
-from minillama.corpus.books import tidy
-from minillama.corpus.document import Document
+from minillama.corpus.document import Document, tidy
 from minillama.corpus.mixture import OWN_SLICE
 from minillama.corpus.statistics import StepStats
 from minillama.errors import DataError

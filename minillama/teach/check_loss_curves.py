@@ -4,19 +4,23 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from minillama.teach.checking import exercise, expect, same_number
-
-Curves = dict[str, tuple[int, np.ndarray, np.ndarray]]
+from minillama.teach.checking import diagnose, exercise, expect
 
 
-def _like(given: object, right: object, tolerance: float = 1e-6) -> bool:
-    """Whether both hold the same numbers in the same shape."""
-    try:
-        actual, expected = np.asarray(given, dtype=float), np.asarray(right, dtype=float)
-    except (TypeError, ValueError):
-        return False
-    return actual.shape == expected.shape and np.allclose(actual, expected, rtol=tolerance)
+def _numbers(given: object, n: int, hint: str) -> Tensor:
+    """Return ``n`` numbers of any kind of list as a tensor."""
+    expect(np.size(given) == n, hint)
+    return torch.tensor(np.array(given, dtype=float))
+
+
+def _running_means(values: np.ndarray, alpha: float, first: float = 0.0) -> Tensor:
+    means = [first]
+    for value in values:
+        means.append(means[-1] + alpha * (value - means[-1]))
+    return torch.tensor(means[1:], dtype=torch.float64)
 
 
 @exercise
@@ -27,31 +31,21 @@ def check_exponential_mean(answer: Callable) -> str:
     """
     for length, alpha in ((5, 0.5), (40, 0.1), (12, 1.0)):
         values = 7 + np.random.default_rng(length).normal(size=length)
+        steps = torch.arange(1, length + 1)
+        swapped = _running_means(values, 1 - alpha) / (1 - alpha**steps).clamp(min=1e-12)
+        wrong = {
+            "the first means are too small: the weights up to step t add up to only "
+            "1 - (1 - alpha)^t; divide by that": _running_means(values, alpha),
+            "you started from the first value, which then weighs too much for long: start from 0 "
+            "and divide by the sum of the weights": _running_means(values, alpha, values[0]),
+            "alpha and 1 - alpha have changed places: the newest value weighs alpha": swapped,
+        }
         given = answer(values.copy(), alpha)
         call = f"{length} values, alpha {alpha}"
         expect(given is not None, f"{call}: your function returned None; return the means")
-        expect(np.size(given) == length, f"{call}: return one mean for each value")
-
-        def run(alpha: float, first: float, values: np.ndarray = values) -> np.ndarray:
-            means, mean = [], first
-            for value in values:
-                mean += alpha * (value - mean)
-                means.append(mean)
-            return np.array(means)
-
-        weights = 1 - (1 - alpha) ** np.arange(1, length + 1)
-        right = run(alpha, 0.0) / weights
-        wrong = {
-            "the first means are too small: the weights up to step t add up to only "
-            "1 - (1 - alpha)^t; divide by that": run(alpha, 0.0),
-            "you started from the first value, which then weighs too much for long: start from 0 "
-            "and divide by the sum of the weights": run(alpha, values[0]),
-            "alpha and 1 - alpha have changed places: the newest value weighs alpha":
-                run(1 - alpha, 0.0) / np.maximum(1 - alpha ** np.arange(1, length + 1), 1e-12),
-        }  # fmt: skip
-        for hint, values_of in wrong.items():
-            expect(_like(values_of, right) or not _like(given, values_of), f"{call}: {hint}")
-        expect(_like(given, right), f"{call}: these are not the right means")
+        means = _numbers(given, length, f"{call}: return one mean for each value")
+        right = _running_means(values, alpha) / (1 - (1 - alpha) ** steps)
+        diagnose(call, means, right, wrong)
     return "no bias at the start: the first mean is the first value, as it should be"
 
 
@@ -62,22 +56,17 @@ def check_noise(answer: Callable) -> str:
     for sigma, falls in ((0.2, 0.0), (0.05, 3.0), (0.3, 1.0)):
         noise = np.random.default_rng(7).normal(0, sigma, len(steps))
         losses = 5 - falls * np.log1p(steps) / np.log1p(len(steps)) + noise
-        given = answer(losses.copy())
-        call = f"noise of {sigma} on a curve that falls by {falls:g}"
         right = float(np.diff(losses).std() / math.sqrt(2))
-        hints = {
-            f"{call}: the spread of the curve itself holds its fall as well; take differences of "
+        wrong = {
+            "the spread of the curve itself holds its fall as well; take differences of "
             "neighbors, in which the fall hardly shows": losses.std(),
-            f"{call}: a difference has the noise of two steps: divide its spread by the root of 2":
+            "a difference has the noise of two steps: divide its spread by the root of 2":
                 math.sqrt(2) * right,
-            f"{call}: divide by the root of 2, not by 2": right / math.sqrt(2),
-            f"{call}: that is the variance; take its root": right**2,
+            "divide by the root of 2, not by 2": right / math.sqrt(2),
+            "that is the variance; take its root": right**2,
         }  # fmt: skip
-        number = isinstance(given, int | float)
-        for hint, value in hints.items():
-            close = number and math.isclose(given, float(value), rel_tol=0.01)
-            expect(not close or math.isclose(value, right, rel_tol=0.02), hint)
-        same_number(given, right, call, tolerance=0.01 * right)
+        call = f"noise of {sigma} on a curve that falls by {falls:g}"
+        diagnose(call, answer(losses.copy()), right, wrong, tolerance=0.01 * right)
     return "the trend drops out of differences, and nobody has to know the true curve"
 
 
@@ -91,21 +80,22 @@ def check_power_law(answer: Callable) -> str:
     for floor, scale, beta, sigma in ((2.0, 1.5, 0.4, 0.0), (1.0, 3.0, 0.1, 0.05)):
         noise = np.random.default_rng(3).normal(0, sigma, len(tokens))
         losses = floor + scale * tokens**-beta + noise
+        slope, constant = np.polyfit(tokens**-beta, losses, 1)
+        turned_slope, turned_constant = np.polyfit(tokens**beta, losses, 1)
+        without = float((losses * tokens**-beta).sum() / (tokens ** (-2 * beta)).sum())
+        wrong = {
+            "floor and scale have changed places": torch.tensor([slope, constant]),
+            "the loss falls with tokens: the second column is tokens to the power of MINUS beta":
+                torch.tensor([turned_constant, turned_slope]),
+            "you left the floor out: fit a constant as well": torch.tensor([0.0, without]),
+        }  # fmt: skip
         given = answer(tokens.copy(), losses.copy(), beta)
         call = f"floor {floor}, scale {scale}, beta {beta}, noise {sigma}"
         expect(given is not None, f"{call}: your function returned None; return floor and scale")
-        expect(np.size(given) == 2, f"{call}: return two numbers: the floor, then the scale")
-        slope, constant = np.polyfit(tokens**-beta, losses, 1)
-        turned = np.polyfit(tokens**beta, losses, 1)[::-1]
-        no_floor = float((losses * tokens**-beta).sum() / (tokens ** (-2 * beta)).sum())
-        for hint, wrong in {
-            "floor and scale have changed places": (slope, constant),
-            "the loss falls with tokens: the second column is tokens to the power of MINUS beta":
-                turned,
-            "you left the floor out: fit a constant as well": (0.0, no_floor),
-        }.items():  # fmt: skip
-            expect(not _like(given, wrong), f"{call}: {hint}")
-        expect(_like(given, (constant, slope)), f"{call}: a fit with smaller misses exists")
+        both = _numbers(
+            given, 2, f"{call}: return two numbers: the floor, then the scale"
+        ).flatten()
+        diagnose(call, both, torch.tensor([constant, slope]), wrong)
     return "linear once beta is fixed: two columns, one least squares, and a grid does the rest"
 
 
@@ -113,25 +103,34 @@ def check_power_law(answer: Callable) -> str:
 def check_tokens_to_reach(answer: Callable) -> str:
     """``answer(loss, floor, scale, beta) -> tokens``; ``math.inf`` for what is never reached."""
     for loss, floor, scale, beta in ((3.0, 2.0, 2.0, 0.5), (2.1, 1.7, 5.0, 0.3)):
-        given = answer(loss, floor, scale, beta)
-        call = f"loss {loss} on {floor} + {scale} / tokens^{beta}"
-        right = (scale / (loss - floor)) ** (1 / beta)
-        for hint, wrong in {
+        share = scale / (loss - floor)
+        right = share ** (1 / beta)
+        wrong = {
             "subtract the floor from the loss first": (scale / loss) ** (1 / beta),
             "tokens^beta = scale / (loss - floor); take the root with 1 / beta, not with beta":
-                (scale / (loss - floor)) ** beta,
+                share**beta,
             "upside down: a loss nearer to the floor takes more tokens, not fewer": 1 / right,
-        }.items():  # fmt: skip
-            number = isinstance(given, int | float)
-            expect(not (number and math.isclose(given, wrong, rel_tol=1e-6)), f"{call}: {hint}")
-        same_number(given, right, call, tolerance=1e-6)
+        }  # fmt: skip
+        call = f"loss {loss} on {floor} + {scale} / tokens^{beta}"
+        diagnose(call, answer(loss, floor, scale, beta), right, wrong, tolerance=1e-6)
     for loss in (2.0, 1.5):
-        never = answer(loss, 2.0, 2.0, 0.5)
         hint = "a loss at or below the floor is never reached: return math.inf"
-        expect(isinstance(never, float) and never == math.inf, f"loss {loss}, floor 2.0: {hint}")
+        expect(answer(loss, 2.0, 2.0, 0.5) == math.inf, f"loss {loss}, floor 2.0: {hint}")
     return (
         "a power law is dear: halving the distance to the floor takes 2^(1/beta) times the tokens"
     )
+
+
+BUDGETS = (
+    (24.0, "small", "at equal compute small has read four times as many tokens as large: "
+                    "3.4 against 3.8; look each up at flops / (6 parameters)"),
+    (6.0, "small", "large has no point so early (it starts at 24); a curve must not be "
+                   "continued, and np.interp does so in silence: it repeats the end"),
+    (48.0, "large", "small is at the end of its curve, with 3.3, and large at 3.2"),
+    (42.0, "small", "between two points go in a straight line: small 3.325, large 3.35"),
+    (192.0, "large", "small ended long before: it does not count"),
+    (1000.0, None, "all runs ended before that: return None"),
+)  # fmt: skip
 
 
 @exercise
@@ -143,26 +142,15 @@ def check_best_size(answer: Callable) -> str:
     None if no run is left.
     """
     tokens = np.array([1.0, 2.0, 4.0, 8.0])
-    curves: Curves = {
+    curves = {
         "small": (1, tokens, np.array([4.0, 3.6, 3.4, 3.3])),
         "large": (4, tokens, np.array([3.8, 3.2, 2.8, 2.5])),
     }
-    cases = (
-        (24.0, "small", "at equal compute small has read four times as many tokens as large: "
-                        "3.4 against 3.8; look each up at flops / (6 parameters)"),
-        (6.0, "small", "large has no point so early (it starts at 24); a curve must not be "
-                       "continued, and np.interp does so in silence: it repeats the end"),
-        (48.0, "large", "small is at the end of its curve, with 3.3, and large at 3.2"),
-        (42.0, "small", "between two points go in a straight line: small 3.325, large 3.35"),
-        (192.0, "large", "small ended long before: it does not count"),
-        (1000.0, None, "all runs ended before that: return None"),
-    )  # fmt: skip
-    for flops, right, hint in cases:
-        given = answer(flops, {name: curves[name] for name in curves})
+    for flops, right, hint in BUDGETS:
+        given = answer(flops, dict(curves))
         nothing = given is None and right is not None
         expect(not nothing, f"with {flops:g} FLOP your answer is None, but {right} has read so far")
         known = given is None or given in curves
         expect(known, f"return a name of {list(curves)} or None, not {given!r}")
-        told = "None" if given is None else f"'{given}'"
-        expect(given == right, f"with {flops:g} FLOP you answer {told}: {hint}")
+        expect(given == right, f"with {flops:g} FLOP you answer {given!r}: {hint}")
     return "small sizes win small budgets: each size has its stretch of compute"

@@ -4,9 +4,14 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from minillama.config import ModelConfig
-from minillama.teach.checking import close, exercise, expect, same_number, same_tensor, seeded
+from minillama.teach.checking import diagnose, exercise, expect, number, seeded, several
+
+
+def _rms_norm(x: Tensor) -> Tensor:
+    return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
 
 
 @exercise
@@ -15,53 +20,39 @@ def check_rms_norm_backward(answer: Callable) -> str:
     for shape in ((4,), (3, 8), (2, 5, 6)):
         x, upstream = seeded(*shape, seed=1), seeded(*shape, seed=2)
         weight, eps = seeded(shape[-1], seed=3), 1e-6
-        x_leaf, weight_leaf = x.clone().requires_grad_(), weight.clone().requires_grad_()
-        inverse = torch.rsqrt(x_leaf.pow(2).mean(-1, keepdim=True) + eps)
-        output = x_leaf * inverse * weight_leaf
-        grad_x, grad_weight = torch.autograd.grad(output, (x_leaf, weight_leaf), upstream)
+        leaves = [t.clone().requires_grad_() for t in (x, weight)]
+        of_x, of_weight = torch.autograd.grad(_rms_norm(leaves[0]) * leaves[1], leaves, upstream)
+
+        inverse = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + eps)
+        constant = upstream * weight * inverse
+        along = (upstream * weight * x * inverse).sum(-1, keepdim=True)
+        wrong = {
+            "you held the root mean square constant, but it depends on x too": constant,
+            "its second term needs a mean where you sum": constant - x * inverse**2 * along,
+        }
         given = answer(x.clone(), weight.clone(), eps, upstream.clone())
-        expect(given is not None, "your function returned None; return the two gradients")
-        pair = isinstance(given, tuple | list) and len(given) == 2
-        expect(pair, "return a pair: the gradient of x, then the gradient of weight")
-        constant = (upstream * weight * inverse).detach()
-        expect(
-            not close(given[0], constant),
-            "in the gradient of x you held the root mean square constant, but it depends on x too",
-        )
-        unscaled = close(
-            given[0],
-            constant
-            - (x * inverse.detach() ** 2)
-            * (upstream * weight * x * inverse.detach()).sum(-1, keepdim=True),
-        )
-        expect(not unscaled, "the second term of the gradient of x needs a mean where you sum")
-        same_tensor(given[0], grad_x, f"the gradient of x for x of shape {shape}")
-        not_summed = len(shape) > 1 and getattr(given[1], "shape", None) == x.shape
-        expect(not not_summed, "one weight serves all positions: sum its gradient over them")
-        same_tensor(given[1], grad_weight, f"the gradient of weight for x of shape {shape}")
+        for_x, for_weight = several(given, 2, "the two gradients")
+        diagnose(f"the gradient of x for x of shape {shape}", for_x, of_x, wrong)
+        summed = len(shape) == 1 or getattr(for_weight, "shape", None) != x.shape
+        expect(summed, "one weight serves all positions: sum its gradient over them")
+        diagnose(f"the gradient of weight for x of shape {shape}", for_weight, of_weight)
     return "both gradients equal autograd's for vectors, matrices and batches"
 
 
 @exercise
 def check_layer_norm(answer: Callable) -> str:
     """``answer(x, rms_norm) -> LayerNorm(x)``; ``rms_norm`` is an ``RMSNorm`` with weight 1."""
-
-    def rms_norm(x: torch.Tensor) -> torch.Tensor:
-        return x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
-
     for shape in ((2, 3, 8), (4, 16)):
         x = seeded(*shape) + 3.0
-        given = answer(x.clone(), rms_norm)
-        expect(not close(given, rms_norm(x)), "that is RMSNorm itself: center the vector first")
-        over_all = rms_norm(x - x.mean())
-        expect(
-            not close(given, over_all),
-            "you subtracted one mean for the whole tensor: each "
-            "position needs its own, over its features",
-        )
-        late = rms_norm(x) - rms_norm(x).mean(-1, keepdim=True)
-        expect(not close(given, late), "you centered after normalizing; the order matters")
-        same_tensor(given, F.layer_norm(x, shape[-1:], eps=1e-6), f"LayerNorm of shape {shape}")
+        late = _rms_norm(x) - _rms_norm(x).mean(-1, keepdim=True)
+        wrong = {
+            "that is RMSNorm itself: center the vector first": _rms_norm(x),
+            "you subtracted one mean for the whole tensor: each position needs its own, over its "
+            "features": _rms_norm(x - x.mean()),
+            "you centered after normalizing; the order matters": late,
+        }
+        right = F.layer_norm(x, shape[-1:], eps=1e-6)
+        diagnose(f"LayerNorm of shape {shape}", answer(x.clone(), _rms_norm), right, wrong)
     return "LayerNorm is RMSNorm of the centered vector; LLaMA leaves the centering out"
 
 
@@ -69,19 +60,17 @@ def check_layer_norm(answer: Callable) -> str:
 def check_hidden_dim(answer: Callable) -> str:
     """``answer(dim, multiple_of) -> width of the SwiGLU layer``."""
     cases = [(4096, 256), (5120, 256), (6656, 256), (8192, 256), (48, 16), (96, 1), (384, 32)]
-    for dim, multiple_of in cases:
-        given = answer(dim, multiple_of)
-        call = f"hidden_dim({dim}, {multiple_of})"
-        right = ModelConfig(dim=dim, n_heads=1, multiple_of=multiple_of).hidden_dim
-        expect(
-            given != 4 * dim,
-            f"{call} = {given} is the width of a ReLU layer: two matrices there, three here",
-        )
-        short = isinstance(given, int) and given < right and given % multiple_of == 0
-        expect(not short, f"{call} = {given} was rounded down; round up")
-        uneven = isinstance(given, int) and given % multiple_of != 0
-        expect(not uneven, f"{call} = {given} is not a multiple of {multiple_of}")
-        whole = given is None or isinstance(given, int)
+    for dim, multiple in cases:
+        right = ModelConfig(dim=dim, n_heads=1, multiple_of=multiple).hidden_dim
+        wrong = {
+            "that is the width of a ReLU layer: two matrices there, three here": 4 * dim,
+            "it was rounded down; round up": 8 * dim // 3 // multiple * multiple,
+        }
+        given, call = answer(dim, multiple), f"hidden_dim({dim}, {multiple})"
+        width = number(given)
+        whole = given is None or isinstance(width, int)
         expect(whole, f"{call} should be a whole number (int) but is a {type(given).__name__}")
-        same_number(given, right, call)
+        uneven = given is not None and width % multiple != 0
+        expect(not uneven, f"{call} = {given} is not a multiple of {multiple}")
+        diagnose(call, given, right, wrong)
     return "11008, 13824, 17920 and 22016 for the paper's sizes"

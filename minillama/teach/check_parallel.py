@@ -13,12 +13,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from minillama.teach.checking import (
     NotYet,
     close,
+    diagnose,
     exercise,
     expect,
-    is_number,
-    same_number,
-    same_tensor,
+    returned,
     seeded,
+    several,
 )
 
 PATIENCE = 1.0
@@ -29,8 +29,11 @@ class _Stuck(Exception):
     """A rank waited for a message that never came."""
 
 
-def _together(size: int, play: Callable[[int], Any]) -> list[Any]:
-    """``play(rank)`` for all ranks at once; raises the first error that is not a vain wait."""
+def _together(size: int, play: Callable[[int], Any], hint: str) -> list[Any]:
+    """Return ``play(rank)`` of all ranks at once.
+
+    Raises the first error that is not a vain wait; if all are, ``NotYet`` with ``hint``.
+    """
     results, errors = [None] * size, []
 
     def run(rank: int) -> None:
@@ -44,8 +47,11 @@ def _together(size: int, play: Callable[[int], Any]) -> list[Any]:
         thread.start()
     for thread in threads:
         thread.join()
+    for error in errors:
+        if not isinstance(error, _Stuck):
+            raise error
     if errors:
-        raise min(errors, key=lambda error: isinstance(error, _Stuck))
+        raise NotYet(hint)
     return results
 
 
@@ -65,11 +71,8 @@ def _play_ring(answer: Callable, given: Tensor) -> tuple[list[Any], list[int]]:
 
         return answer(rank, list(given[rank].clone()), pass_on)
 
-    try:
-        return _together(size, play), passed
-    except _Stuck:
-        hint = "one waits for a message that nobody sends; all must call pass_on equally often"
-        raise NotYet(f"{size} ranks: {hint}") from None
+    hint = "one waits for a message that nobody sends; all must call pass_on equally often"
+    return _together(size, play, f"{size} ranks: {hint}"), passed
 
 
 @exercise
@@ -84,14 +87,13 @@ def check_ring(answer: Callable) -> str:
         results, passed = _play_ring(answer, given)
         for rank, result in enumerate(results):
             call = f"{size} ranks: rank {rank}"
-            expect(result is not None, "your function returned None; return the list of pieces")
+            returned(result, "the list of pieces")
             expect(len(result) == size, f"return {size} pieces, not {len(result)}")
-            finished = [i for i in range(size) if close(result[i], given[:, i].sum(0))]
-            expect(
-                len(finished) != 1,
-                f"{call} has one finished sum, of piece {finished}: pass the finished ones round, "
-                f"{size - 1} turns more",
-            )
+            sums = zip(result, given.sum(0), strict=True)
+            finished = [i for i, (piece, total) in enumerate(sums) if close(piece, total)]
+            turns = f"pass the finished ones round, {size - 1} turns more"
+            one = f"has one finished sum, of piece {finished}: {turns}"
+            expect(len(finished) != 1, f"{call} {one}")
             expect(len(finished) == size, f"{call} has the right sums of pieces {finished} only")
         least = 2 * (size - 1) * 4
         expect(
@@ -124,10 +126,8 @@ def _play_sum(answer: Callable, tensors: tuple[Tensor, ...], size: int) -> tuple
         flops[rank] = counter.get_total_flops()
         return result
 
-    try:
-        return _together(size, play), sums, flops
-    except _Stuck:
-        raise NotYet("one rank waits for the others: all must call add_up equally often") from None
+    hint = "one rank waits for the others: all must call add_up equally often"
+    return _together(size, play, hint), sums, flops
 
 
 @exercise
@@ -143,18 +143,15 @@ def check_split_feed_forward(answer: Callable) -> str:
         right = F.linear(F.silu(x @ w1.T) * (x @ w3.T), w2)
         results, sums, flops = _play_sum(answer, (x, w1, w2, w3), size)
         call = f"{size} ranks, hidden width {hidden}"
-        expect(results[0] is not None, "your function returned None; return (batch, seq, dim)")
+        returned(results[0], "(batch, seq, dim)")
         alone = all(isinstance(result, Tensor) for result in results) and not any(sums)
+        parts = size > 1 and alone and close(sum(results), right)
         expect(
-            size == 1 or not (alone and close(sum(results), right)),
-            f"{call}: each rank returns its part of a sum; nobody has added up the parts",
+            not parts, f"{call}: each rank returns its part of a sum; nobody has added up the parts"
         )
+        every = f"it is {size} times too large: every rank did all of the work"
         for result in results:
-            expect(
-                size == 1 or not close(result, size * right),
-                f"{call}: the result is {size} times too large: every rank did all of the work",
-            )
-            same_tensor(result, right, f"{call}: the result")
+            diagnose(f"{call}: the result", result, right, {every: size * right})
         expect(
             max(flops) * size <= 6 * x.numel() * hidden,
             f"{call}: right, but a rank multiplies by more than 1 / {size} of the matrices",
@@ -175,7 +172,7 @@ def check_mesh_sequences(answer: Callable) -> str:
     for world, tensor, batch in ((4, 1, 8), (2, 2, 4), (4, 2, 8), (16, 4, 8)):
         call = f"{batch} sequences on {world} ranks, tensor = {tensor}"
         given = [answer(rank, world, tensor, batch) for rank in range(world)]
-        expect(given[0] is not None, "your function returned None; return a list of numbers")
+        returned(given[0], "a list of numbers")
         parts = [[int(number) for number in part] for part in given]
         for rank, part in enumerate(parts):
             first = rank // tensor * tensor
@@ -184,16 +181,12 @@ def check_mesh_sequences(answer: Callable) -> str:
                 f"{call}: rank {rank} reads {part} and rank {first} {parts[first]}; they hold "
                 "pieces of the same matrices and need the same input",
             )
-        expect(
-            len(parts[0]) == batch // (world // tensor),
-            f"{call}: rank 0 reads {len(parts[0])} sequences; the batch is shared by "
-            f"{world // tensor} groups",
-        )
+        groups, count = world // tensor, len(parts[0])
+        shared = f"rank 0 reads {count} sequences; the batch is shared by {groups} groups"
+        expect(count == batch // groups, f"{call}: {shared}")
         joined = sum(parts[::tensor], [])
-        expect(
-            sorted(joined) == list(range(batch)),
-            f"{call}: together the groups read {joined}; each sequence is to be read by one group",
-        )
+        once = f"together the groups read {joined}; each sequence is to be read by one group"
+        expect(sorted(joined) == list(range(batch)), f"{call}: {once}")
         expect(joined == sorted(joined), f"{call}: give each group one unbroken stretch, in order")
     return "the batch is cut by groups, not by ranks"
 
@@ -208,30 +201,24 @@ def check_sharded_bytes(answer: Callable) -> str:
     for parameters, shard, replicate, passes in (
         (8_000, 8, 1, 1), (8_000, 8, 1, 4), (8_000, 4, 5, 1), (6_400, 16, 4, 2), (6_400, 1, 4, 1),
     ):  # fmt: skip
-        given = answer(parameters, shard, replicate, passes)
-        call = f"{parameters:,} parameters, shard {shard}, replicate {replicate}, {passes} passes"
-        ring = (shard - 1) / shard
-        inside = passes * ring * 8 * parameters
-        between = 2 * (replicate - 1) / replicate * 4 * parameters
-        right = inside + between / shard
+        one_pass = (shard - 1) / shard * 8 * parameters
+        inside = passes * one_pass
+        between = 2 * (replicate - 1) / replicate * 4 * parameters / shard
+        whole = passes * 8 * parameters if shard > 1 else 0
         wrong = {
             "each pass gathers the weights twice: forward, and again backward":
-                inside * 6 / 8 + between / shard,
-            "weights travel in bfloat16, 2 bytes; only gradients have 4":
-                inside * 12 / 8 + between / shard,
-            "a process need not send its own piece to itself: (n - 1) / n":
-                (inside / ring if ring else 0) + between / shard,
+                inside * 6 / 8 + between,
+            "weights travel in bfloat16, 2 bytes; only gradients have 4": inside * 12 / 8 + between,
+            "a process need not send its own piece to itself: (n - 1) / n": whole + between,
             "a replica averages only the piece that it keeps, 1 / shard of the gradients":
-                inside + between,
-            "the replicas' mean is taken once a step, not once a pass":
-                inside + passes * between / shard,
-            "every pass gathers and scatters": inside / passes + between / shard,
+                inside + between * shard,
+            "the replicas' mean is taken once a step, not once a pass": inside + passes * between,
+            "every pass gathers and scatters": one_pass + between,
             "the replicas' mean is missing": inside,
         }  # fmt: skip
-        for hint, value in wrong.items():
-            told = is_number(given, value) and not is_number(value, right)
-            expect(not told, f"{call}: {hint}")
-        same_number(given, right, call, tolerance=1e-6)
+        given = answer(parameters, shard, replicate, passes)
+        call = f"{parameters:,} parameters, shard {shard}, replicate {replicate}, {passes} passes"
+        diagnose(call, given, inside + between, wrong, tolerance=1e-6)
     return "8 bytes a parameter and pass inside the group, little between the groups"
 
 
@@ -243,35 +230,32 @@ def check_mesh_choice(answer: Callable) -> str:
     bytes it sends in a step. ``shard * tensor`` divides ``gpus`` and ``tensor`` divides ``heads``.
     None if nothing fits.
     """
+
+    def sent(shard: int, tensor: int) -> float:
+        return 8 * (1 - 1 / shard) / tensor + tensor / 3 + 1 / shard / tensor
+
     for gpus, heads, least in ((8, 8, 8), (16, 12, 4), (48, 6, 24), (64, 52, 16), (32, 32, 1)):
-        meshes = [
-            (shard, tensor)
-            for tensor in range(1, gpus + 1)
-            for shard in range(1, gpus + 1)
-            if gpus % (shard * tensor) == 0 and heads % tensor == 0
-        ]
 
         def fits(shard: int, tensor: int, least: int = least) -> bool:
             return shard * tensor >= least and tensor * shard**0.5 >= least**0.5
 
-        def sent(shard: int, tensor: int, gpus: int = gpus) -> float:
-            return 8 * (1 - 1 / shard) / tensor + tensor / 3 + 1 / shard / tensor
-
-        right = min((m for m in meshes if fits(*m)), key=lambda mesh: sent(*mesh))
-        given = answer(gpus, heads, fits, sent)
-        call = f"{gpus} GPUs, {heads} heads"
+        tensors = [n for n in range(1, gpus + 1) if gpus % n == 0 and heads % n == 0]
+        meshes = [
+            (shard, tensor)
+            for tensor in tensors
+            for shard in range(1, gpus + 1)
+            if gpus % (shard * tensor) == 0 and fits(shard, tensor)
+        ]
+        given, call = answer(gpus, heads, fits, sent), f"{gpus} GPUs, {heads} heads"
         expect(given is not None, f"{call}: you returned None, but some mesh fits")
-        pair = isinstance(given, tuple | list) and len(given) == 2
-        expect(pair, f"{call}: return a pair (shard, tensor), not {given!r}")
-        shard, tensor = (int(number) for number in given)
-        expect(
-            gpus % (shard * tensor) == 0,
-            f"{call}: shard {shard} x tensor {tensor} = {shard * tensor} does not divide {gpus}",
-        )
+        shard, tensor = (int(number) for number in several(given, 2, "(shard, tensor)"))
+        mesh, total = f"shard {shard} x tensor {tensor}", shard * tensor
+        expect(gpus % total == 0, f"{call}: {mesh} = {total} does not divide {gpus}")
         expect(heads % tensor == 0, f"{call}: tensor {tensor} does not divide {heads} heads")
-        expect(fits(shard, tensor), f"{call}: shard {shard} x tensor {tensor} does not fit")
-        better = f"shard {shard} x tensor {tensor} fits, but another mesh sends less"
-        expect(sent(shard, tensor) <= sent(*right), f"{call}: {better}")
+        expect(fits(shard, tensor), f"{call}: {mesh} does not fit")
+        least_sent = min(sent(*other) for other in meshes)
+        better = f"{mesh} fits, but another mesh sends less"
+        expect(sent(shard, tensor) <= least_sent, f"{call}: {better}")
     nothing = answer(4, 4, lambda shard, tensor: False, lambda shard, tensor: 1.0)
     expect(nothing is None, "return None when nothing fits")
     return "memory says which meshes are possible, the network which of them is best"

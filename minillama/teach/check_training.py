@@ -7,11 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minillama.teach.checking import close, exercise, expect, same_number, same_tensor, seeded
-
-
-def _is(given: object, value: float) -> bool:
-    return isinstance(given, int | float) and math.isclose(given, value, rel_tol=1e-6)
+from minillama.teach.checking import diagnose, exercise, expect, number, same, seeded, several
 
 
 @exercise
@@ -22,13 +18,9 @@ def check_windows(answer: Callable) -> str:
     """
     for n, seq_len in ((1, 4), (3, 5), (4, 2)):
         ids = 100 + torch.arange(n * seq_len + 1)
-        given = answer(ids.clone(), seq_len)
-        expect(given is not None, "your function returned None; return inputs and targets")
-        pair = isinstance(given, tuple | list) and len(given) == 2
-        expect(
-            pair and all(isinstance(part, Tensor) for part in given),
-            "return a pair of tensors: the inputs, then the targets",
-        )
+        given = several(answer(ids.clone(), seq_len), 2, "inputs and targets")
+        tensors = all(isinstance(part, Tensor) for part in given)
+        expect(tensors, "return a pair of tensors: the inputs, then the targets")
         inputs, targets = given
         call = f"{n * seq_len + 1} ids in windows of {seq_len}"
         expect(
@@ -37,15 +29,16 @@ def check_windows(answer: Callable) -> str:
         )
         turned = torch.equal(inputs.flatten(), ids[1:]) and torch.equal(targets.flatten(), ids[:-1])
         expect(not turned, f"{call}: inputs and targets have changed places")
-        lost = sorted(set(ids[1:].tolist()) - set(targets.flatten().tolist()))
+        counts = [int((targets == number).sum()) for number in ids[1:]]
+        lost = [place + 1 for place, count in enumerate(counts) if count == 0]
         expect(
             not lost,
-            f"{call}: ids number {[i - 100 for i in lost]} are nobody's targets; the "
+            f"{call}: ids number {lost} are nobody's targets; the "
             "last target of a window is the first input of the next",
         )
-        expect(targets.numel() == n * seq_len, f"{call}: some ids are targets more than once")
-        for actual, right, what in ((inputs, ids[:-1], "inputs"), (targets, ids[1:], "targets")):
-            same_tensor(actual, right.view(n, seq_len), f"{call}: {what}")
+        expect(max(counts) == 1, f"{call}: some ids are targets more than once")
+        diagnose(f"{call}: inputs", inputs, ids[:-1].view(n, seq_len))
+        diagnose(f"{call}: targets", targets, ids[1:].view(n, seq_len))
     return "every token is predicted once, and none from itself"
 
 
@@ -54,26 +47,24 @@ def check_temperature(answer: Callable) -> str:
     """``answer(logits, temperature) -> probabilities``; temperature 0 takes the likeliest."""
     for temperature in (1.0, 0.5, 2.0, 0.1):
         logits = 3 * seeded(7, seed=int(10 * temperature))
-        given = answer(logits.clone(), temperature)
-        call = f"the answer at temperature {temperature}"
-        right = (logits / temperature).softmax(-1)
-        if temperature != 1.0:
-            expect(not close(given, logits.softmax(-1)), f"{call} ignores the temperature")
-            expect(
-                not close(given, (logits * temperature).softmax(-1)),
-                f"{call} is turned round: a temperature below 1 must sharpen; divide by it",
-            )
-            expect(
-                not close(given, logits.softmax(-1) / temperature),
-                f"{call} adds up to {1 / temperature:g}: divide the logits, not the probabilities",
-            )
-        expect(not close(given, logits / temperature), f"{call} holds logits: take the softmax")
-        same_tensor(given, right, call)
-    logits = torch.tensor([1.0, 5.0, -2.0, 4.9], dtype=torch.float64)
-    given = answer(logits.clone(), 0)
-    finite = not isinstance(given, Tensor) or bool(given.isfinite().all())
+        sharp, plain = logits / temperature, logits.softmax(-1)
+        wrong = {
+            "it ignores the temperature": plain,
+            "it is turned round: a temperature below 1 must sharpen; divide by it":
+                (logits * temperature).softmax(-1),
+            f"it adds up to {1 / temperature:g}: divide the logits, not the probabilities":
+                plain / temperature,
+            "it holds logits: take the softmax": sharp,
+        }  # fmt: skip
+        given, call = (
+            answer(logits.clone(), temperature),
+            f"the answer at temperature {temperature}",
+        )
+        diagnose(call, given, sharp.softmax(-1), wrong)
+    given = answer(torch.tensor([1.0, 5.0, -2.0, 4.9], dtype=torch.float64), 0)
+    finite = not isinstance(given, Tensor) or given.isfinite().all()
     expect(finite, "at temperature 0 you divide by 0: give the likeliest piece probability 1")
-    same_tensor(given, torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64), "temperature 0")
+    diagnose("temperature 0", given, torch.tensor([0.0, 1.0, 0.0, 0.0], dtype=torch.float64))
     return "from certain (0) over the model's own odds (1) to nearly uniform"
 
 
@@ -81,8 +72,6 @@ def check_temperature(answer: Callable) -> str:
 def check_half_life(answer: Callable) -> str:
     """``answer(beta) -> steps`` after which a gradient's weight in a moving average has halved."""
     for beta in (0.5, 0.9, 0.95, 0.999):
-        given = answer(beta)
-        call = f"half_life({beta})"
         right = math.log(0.5) / math.log(beta)
         wrong = {
             "1 / (1 - beta) is the mean age; its weight has then fallen to about 1/e":
@@ -90,12 +79,9 @@ def check_half_life(answer: Callable) -> str:
             "the sign: both logarithms are negative, so their quotient is not": -right,
             "the quotient is upside down": 1 / right,
             "each step multiplies the weight by beta; find n with beta^n = 1/2": 0.5 / beta,
+            "do not round": round(right),
         }  # fmt: skip
-        for hint, value in wrong.items():
-            expect(_is(value, right) or not _is(given, value), f"{call}: {hint}")
-        rounded = isinstance(given, int) and given == round(right) and not _is(right, given)
-        expect(not rounded, f"{call}: do not round")
-        same_number(given, right, call, tolerance=1e-6)
+        diagnose(f"half_life({beta})", answer(beta), right, wrong, tolerance=1e-6)
     return "13.5 steps for the paper's beta2 of 0.95, and 693 for the usual 0.999"
 
 
@@ -107,29 +93,30 @@ def check_trapezoid(answer: Callable) -> str:
     the last, and update ``total`` has a tenth of it.
     """
     total, warmup, decay, peak = 100, 10, 20, 0.5
-
-    def rate(step: int) -> object:
-        return answer(step, total, warmup, decay, peak)
-
-    def at(step: int, right: float, hint: str) -> None:
-        given = rate(step)
-        if isinstance(given, int | float) and not _is(given, right):
-            expect(False, f"update {step} has rate {given:g} and should have {right:g}: {hint}")
-        same_number(given, right, f"the rate of update {step}", tolerance=1e-6)
-
-    first = rate(1)
-    expect(not _is(first, 0.0), "update 1 has rate 0 and is lost: count updates from 1")
-    at(1, peak / warmup, "the warm-up rises by peak / warmup at every update")
-    at(5, peak / 2, "the warm-up is a straight line")
-    at(warmup, peak, "the last update of the warm-up is at the peak")
-    for step in (11, 50, 79, 80):
-        at(step, peak, "between warm-up and decay the rate stays at the peak")
-    expect(not _is(rate(total), 0.0), "the last update has rate 0; a tenth of the peak is left")
-    at(total, 0.1 * peak, "the last update is a tenth of the peak")
-    at(90, 0.55 * peak, "half-way down a straight line from the peak to a tenth of it")
-    at(81, peak * (1 - 0.9 / 20), "the way down is a straight line")
+    level = "between warm-up and decay the rate stays at the peak"
+    points = [
+        (1, peak / warmup, "the warm-up rises by peak / warmup at every update"),
+        (5, peak / 2, "the warm-up is a straight line"),
+        (warmup, peak, "the last update of the warm-up is at the peak"),
+        *((step, peak, level) for step in (11, 50, 79, 80)),
+        (total, 0.1 * peak, "the last update is a tenth of the peak"),
+        (90, 0.55 * peak, "half-way down a straight line from the peak to a tenth of it"),
+        (81, peak * (1 - 0.9 / 20), "the way down is a straight line"),
+    ]
+    lost = {
+        1: "update 1 has rate 0 and is lost: count updates from 1",
+        total: "the last update has rate 0; a tenth of the peak is left",
+    }
+    for step, right, hint in points:
+        given = answer(step, total, warmup, decay, peak)
+        rate, call = number(given), f"the rate of update {step}"
+        expect(rate != 0 or step not in lost, lost.get(step, ""))
+        near = rate is None or same(rate, right, 1e-6)
+        expect(near, f"update {step} has rate {rate} and should have {right:g}: {hint}")
+        diagnose(call, given, right, tolerance=1e-6)
     for step in (1, 3, 4):
-        expect(_is(answer(step, 4, 0, 0, 1.0), 1.0), "without warm-up and decay the rate is level")
+        flat = same(answer(step, 4, 0, 0, 1.0), 1.0, 1e-6)
+        expect(flat, "without warm-up and decay the rate is level")
     return "unlike a cosine it need not know the run's length until the way down begins"
 
 
@@ -142,16 +129,9 @@ class _Toy(nn.Module):
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         logits = self.table[tokens]
-        return (
-            logits if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-        )
-
-
-def _gradient(weigh: Callable[[list[Tensor], list[int]], Tensor], parts: list) -> Tensor:
-    model = _Toy()
-    losses = [model(tokens, targets=targets) for tokens, targets in parts]
-    weigh(losses, [int((targets != -100).sum()) for _, targets in parts]).backward()
-    return model.table.grad
+        if targets is None:
+            return logits
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
 @exercise
@@ -162,36 +142,29 @@ def check_accumulate(answer: Callable) -> str:
     """
     generator = torch.Generator().manual_seed(8)
     for counted in ((4, 4), (8, 1, 3), (1, 8)):
-        parts = []
-        for number in counted:
+        parts, gradients = [], []
+        for n in counted:
             tokens, targets = torch.randint(0, 6, (2, 2, 4), generator=generator)
-            targets.view(-1)[number:] = -100
+            targets.view(-1)[n:] = -100
             parts.append((tokens, targets))
+            model = _Toy()
+            model(tokens, targets=targets).backward()
+            gradients.append(model.table.grad)
+        wrong = {
+            "only the last part's gradient is left: do not set the gradients to zero between parts":
+                gradients[-1],
+            f"the gradients of {len(parts)} means were added: that is no mean any more":
+                sum(gradients),
+            f"you took the mean of the means, but the parts count {counted} targets: one target "
+            "must weigh the same in each": sum(gradients) / len(parts),
+        }  # fmt: skip
+        weighted = [n * gradient for n, gradient in zip(counted, gradients, strict=True)]
         model = _Toy()
         answer(model, [(tokens.clone(), targets.clone()) for tokens, targets in parts])
-        given = model.table.grad
-        expect(given is not None, "no gradient was left: call backward() on the loss of each part")
-        last = _gradient(lambda losses, n: losses[-1], parts)
-        expect(
-            not close(given, last),
-            "only the last part's gradient is left: do not set the gradients to zero between parts",
-        )
-        added = _gradient(lambda losses, n: sum(losses), parts)
-        expect(
-            not close(given, added),
-            f"the gradients of {len(parts)} means were added: that is no mean any more",
-        )
-        if len(set(counted)) > 1:
-            equal = _gradient(lambda losses, n: sum(losses) / len(losses), parts)
-            expect(
-                not close(given, equal),
-                "you took the mean of the means, but the parts count "
-                f"{counted} targets: one target must weigh the same in each",
-            )
-        right = _gradient(
-            lambda losses, n: sum(x * k for x, k in zip(losses, n, strict=True)) / sum(n), parts
-        )
-        same_tensor(given, right, f"the gradient over parts with {counted} targets")
+        left = model.table.grad is not None
+        expect(left, "no gradient was left: call backward() on the loss of each part")
+        call = f"the gradient over parts with {counted} targets"
+        diagnose(call, model.table.grad, sum(weighted) / sum(counted), wrong)
     return "one target, one vote, however the batch is cut"
 
 
@@ -202,32 +175,21 @@ def check_loss_gradient(answer: Callable) -> str:
         logits = scale * seeded(rows, vocab, seed=rows)
         targets = torch.arange(rows) % vocab
         targets[:skipped] = -100
-        given = answer(logits.clone(), targets.clone())
-        leaf = logits.clone().requires_grad_()
+        leaf, counted = logits.clone().requires_grad_(), rows - skipped
         F.cross_entropy(leaf, targets).backward()
         right, share = leaf.grad, logits.softmax(-1)
-        counted = rows - skipped
-        finite = not isinstance(given, Tensor) or bool(given.isfinite().all())
+        wrong = {
+            "the loss is a mean: divide by the number of targets": right * counted,
+            "the sign is turned round: softmax minus one-hot": -right,
+            "the true piece is missing: subtract 1 from its probability": share / rows,
+            f"divide by the {counted} targets that count, not by all {rows}":
+                right * counted / rows,
+        }  # fmt: skip
+        given = answer(logits.clone(), targets.clone())
+        tensor = isinstance(given, Tensor) and given.shape == right.shape
+        finite = not tensor or given.isfinite().all()
         expect(finite, "large logits overflow: subtract the largest of each row before exp()")
-        if not skipped:
-            expect(
-                not close(given, right * counted),
-                "the loss is a mean: divide by the number of targets",
-            )
-            expect(not close(given, -right), "the sign is turned round: softmax minus one-hot")
-            expect(
-                not close(given, share / rows),
-                "the true piece is missing: subtract 1 from its probability",
-            )
-        else:
-            expect(
-                not close(given, right * counted / rows),
-                f"divide by the {counted} targets that count, not by all {rows}",
-            )
-            ignored = isinstance(given, Tensor) and given.shape == right.shape
-            expect(
-                not ignored or not bool(given[:skipped].any()),
-                "a target of -100 does not count: its row of the gradient is zero",
-            )
-        same_tensor(given, right, f"the gradient for {rows} positions and {vocab} pieces")
+        ignored = not tensor or not given[:skipped].any()
+        expect(ignored, "a target of -100 does not count: its row of the gradient is zero")
+        diagnose(f"the gradient for {rows} positions and {vocab} pieces", given, right, wrong)
     return "softmax minus one-hot, shared among the targets that count"

@@ -1,10 +1,12 @@
 """Checkpoints that are whole or absent, and a run folder that always has a last good one.
 
-``checkpoints/step-00000100/`` is written aside, checksummed and renamed, so a crash at any moment
-leaves the previous checkpoint in place. Loading checks the sums and falls back to an older one.
+``checkpoints/step-00000100/`` is written under another name, checksummed and renamed, so a crash at
+any moment leaves the previous checkpoint in place. Loading compares the checksums and falls back to
+an older one. Beside state.json and manifest.json, which has the checksums, lie
 
-What one process writes is here. Where the model is spread over many, each writes its own pieces
-(``sharded``); both forms have a state.json and a manifest.json, and are read by what is below.
+- of one process: ``model.safetensors`` and ``optimizer.pt``;
+- of many, each of which holds a part (``scale.distributed_checkpoint``): its shards of the weights
+  in ``shard-00001-model-00001-of-00002.safetensors``, and of the optimizer's state in ``-00002-``.
 """
 
 import errno
@@ -18,18 +20,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
+from torch.distributed import checkpoint as dcp
 
 from minillama.config import ModelConfig
-from minillama.errors import CheckpointError, MinillamaError
+from minillama.errors import CheckpointError, DataError
 from minillama.files import atomic_path, read_json, remove, sha256, write_json
 from minillama.model import Llama
-from minillama.scale.checkpoint_storage import INDEX, MEND, PieceReader, fill, is_weight, read_index
 from minillama.tokenizer import Tokenizer
+from minillama.train.config import read_config
 
-PARTS = ("model.safetensors", "optimizer.pt", "state.json")
-PIECES = re.compile(r"(weights|moments)-\d{5}-of-\d{5}\.safetensors")
+PARTS = {"model.safetensors", "optimizer.pt", "state.json"}
+SHARD = re.compile(r"shard-\d{5}-model-0000[12]-of-00002\.safetensors")
+OPTIMIZER = "state."
+"""How the names of the optimizer's tensors begin in a sharded checkpoint."""
+HINT = "delete this checkpoint folder; training goes on from the one before"
 
 
 def steps(run: str | Path) -> list[int]:
@@ -65,37 +71,36 @@ def write(
     target = folder(run, step)
     delete(target)
     try:
-        with atomic_path(target) as aside:
-            aside.mkdir()
-            save_file(weights, aside / "model.safetensors")
-            torch.save(optimizer, aside / "optimizer.pt")
-            write_json(aside / "state.json", {**state, "step": step})
-            sums = {file.name: sha256(file) for file in sorted(aside.iterdir())}
-            write_json(aside / "manifest.json", sums)
+        with atomic_path(target) as tmp:
+            tmp.mkdir()
+            save_file(weights, tmp / "model.safetensors")
+            torch.save(optimizer, tmp / "optimizer.pt")
+            write_json(tmp / "state.json", {**state, "step": step})
+            digests = {file.name: sha256(file) for file in sorted(tmp.iterdir())}
+            write_json(tmp / "manifest.json", digests)
     except (OSError, RuntimeError, SafetensorError) as error:
         raise cannot_write(target, error) from error
     return target
 
 
 def cannot_write(target: Path, error: BaseException, who: str = "") -> CheckpointError:
-    """What to tell when the checkpoint ``target`` could not be written; ``who`` names the rank."""
+    """The error of a checkpoint that could not be written; ``who`` names the rank."""
     reason = str(error).split("\n")[0]
-    full = getattr(error, "errno", None) == errno.ENOSPC or "no space left" in reason.lower()
+    if getattr(error, "errno", None) == errno.ENOSPC or "no space left" in reason.lower():
+        reason = "the disk is full"
     last = steps(target.parents[1])
     kept = f"the checkpoint of step {last[-1]} is intact" if last else "none was written before"
-    return CheckpointError(
-        f"cannot write {target}: {'the disk is full' if full else reason}{who}",
-        f"{kept}; make room and run the same command again",
-    )
+    hint = f"{kept}; make room and run the same command again"
+    return CheckpointError(f"cannot write {target}: {reason}{who}", hint)
 
 
 def delete(checkpoint: Path) -> None:
     """Delete a checkpoint if it is there; a crash on the way leaves it whole or gone."""
-    aside = checkpoint.with_name(f".{checkpoint.name}.tmp")
+    tmp = checkpoint.with_name(f".{checkpoint.name}.tmp")
     if checkpoint.exists():
-        remove(aside)
-        os.replace(checkpoint, aside)
-        remove(aside)
+        remove(tmp)
+        os.replace(checkpoint, tmp)
+        remove(tmp)
 
 
 def prune(run: Path, keep: set[int], last: int = 2) -> None:
@@ -106,20 +111,20 @@ def prune(run: Path, keep: set[int], last: int = 2) -> None:
 
 
 def is_sharded(checkpoint: Path) -> bool:
-    """Whether many processes wrote this checkpoint, each its pieces."""
-    return (checkpoint / INDEX).exists()
+    """Whether many processes wrote this checkpoint, each its shards."""
+    return any(checkpoint.glob("shard-*"))
 
 
 def read_manifest(checkpoint: Path) -> dict[str, str]:
     """The SHA-256 digest of every file of a checkpoint. Raises ``CheckpointError``."""
     try:
         manifest = read_json(checkpoint / "manifest.json")
-    except MinillamaError as error:
-        raise CheckpointError(error.what, MEND) from None
+    except DataError as error:
+        raise CheckpointError(error.what, HINT) from None
     names = set(manifest) if isinstance(manifest, dict) else set()
-    pieces = {name for name in names if PIECES.fullmatch(name)}
-    if names != set(PARTS) and not (pieces and names - pieces == {INDEX, "state.json"}):
-        raise CheckpointError(f"{checkpoint}/manifest.json is malformed", MEND)
+    shards = set(filter(SHARD.fullmatch, names))
+    if names != PARTS and not (shards and names == shards | {"state.json"}):
+        raise CheckpointError(f"{checkpoint}/manifest.json is malformed", HINT)
     return manifest
 
 
@@ -128,8 +133,8 @@ def weights_digest(checkpoint: Path) -> str:
     manifest = read_manifest(checkpoint)
     if "model.safetensors" in manifest:
         return manifest["model.safetensors"]
-    sums = [manifest[name] for name in sorted(manifest) if name.startswith("weights-")]
-    return hashlib.sha256("".join(sums).encode()).hexdigest()
+    digests = [manifest[name] for name in sorted(manifest) if "-00001-of-" in name]
+    return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def verify(checkpoint: Path, part: int = 0, parts: int = 1) -> None:
@@ -138,17 +143,15 @@ def verify(checkpoint: Path, part: int = 0, parts: int = 1) -> None:
     Many processes share the work: each looks at its ``part`` of the files, of ``parts``.
     """
     manifest = read_manifest(checkpoint)
-    for name, digest in list(manifest.items())[part::parts]:
+    for name in list(manifest)[part::parts]:
         file = checkpoint / name
-        if not file.exists() or sha256(file) != digest:
-            raise CheckpointError(
-                f"{file} is {'missing' if not file.exists() else 'damaged (its checksum differs)'}",
-                MEND,
-            )
-    if part == 0 and is_sharded(checkpoint):
-        files = {p.file for entry in read_index(checkpoint).values() for p in entry.pieces}
-        if missing := files - manifest.keys():
-            raise CheckpointError(f"{checkpoint}/manifest.json misses {min(missing)}", MEND)
+        if not file.exists():
+            raise CheckpointError(f"{file} is missing", HINT)
+        if sha256(file) != manifest[name]:
+            raise CheckpointError(f"{file} is damaged (its checksum differs)", HINT)
+    for file in checkpoint.glob("*.safetensors"):  # all of them are read
+        if file.name not in manifest:
+            raise CheckpointError(f"{checkpoint}/manifest.json misses {file.name}", HINT)
 
 
 def last_good(run: str | Path) -> int | None:
@@ -168,14 +171,9 @@ def load_state(run: Path, step: int) -> dict[str, Any]:
 
 
 def restore(run: Path, step: int, model: Llama, optimizer: torch.optim.Optimizer) -> None:
-    """Load a step's weights and optimizer state in place, bit for bit.
-
-    Raises:
-        CheckpointError: the checkpoint holds another model.
-    """
-    where = folder(run, step)
-    load_weights(model, where)
-    optimizer.load_state_dict(load_optimizer(where / "optimizer.pt"))
+    """Load the weights and optimizer state that one process saved, in place, bit for bit."""
+    load_weights(model, folder(run, step))
+    optimizer.load_state_dict(load_optimizer(folder(run, step) / "optimizer.pt"))
 
 
 def load_optimizer(path: Path, on_disk: bool = False) -> dict[str, Any]:
@@ -185,32 +183,69 @@ def load_optimizer(path: Path, on_disk: bool = False) -> dict[str, Any]:
         CheckpointError: the file holds anything but plain values and tensors, such as code.
     """
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True, mmap=on_disk)
-        moments = [value for of_weight in saved["state"].values() for value in of_weight.values()]
-        if not all(isinstance(value, Tensor) for value in moments):
-            raise TypeError("a moment that is no tensor")
-    except (pickle.UnpicklingError, RuntimeError, LookupError, TypeError, AttributeError,
-            EOFError) as error:  # fmt: skip
-        raise CheckpointError(f"{path} is not an optimizer's state", MEND) from error
-    return saved
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=on_disk)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise CheckpointError(f"{path} is not an optimizer's state", HINT) from error
 
 
 def load_weights(model: Llama, checkpoint: Path) -> None:
     """Copy a checkpoint's weights, of either form, into ``model``, whose shapes must agree."""
-    if is_sharded(checkpoint):
-        index = read_index(checkpoint)
-        weights = {name: entry for name, entry in index.items() if is_weight(name)}
-        fill(PieceReader(checkpoint, weights), model.state_dict(), checkpoint / INDEX)
-        return
-    path = checkpoint / "model.safetensors"
+    read_tensors(checkpoint, model.state_dict())
+
+
+def read_tensors(checkpoint: Path, tensors: dict[str, Tensor], together: bool = False) -> None:
+    """Fill ``tensors`` from the safetensors files of a checkpoint; of a DTensor, the local part.
+
+    Args:
+        checkpoint: the folder.
+        tensors: the weights, or weights and moments, by the names that they were saved under.
+        together: all ranks call this, and an error of one is raised on all.
+
+    Raises:
+        CheckpointError: the checkpoint is of another model, or cannot be read.
+    """
+    reader = dcp.HuggingFaceStorageReader(str(checkpoint))
     try:
-        model.load_state_dict(load_file(path))
-    except RuntimeError as error:
-        first = str(error).strip().split("\n")[1:2] or [str(error)]
-        raise CheckpointError(
-            f"{path} does not fit the model: {first[0].strip()}",
-            "use the configuration that the checkpoint was trained with",
-        ) from None
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # "assuming the intent is to load in a single process"
+            planner = _StrictPlanner(checkpoint)
+            dcp.load(tensors, storage_reader=reader, planner=planner, no_dist=not together)
+    except dcp.CheckpointException as failed:
+        rank, (error, _) = min(failed.failures.items())
+        if isinstance(error, CheckpointError):
+            raise error from None
+        reason = f"{str(error).splitlines()[0]} (rank {rank})"
+        raise CheckpointError(f"cannot read {checkpoint}: {reason}", HINT) from None
+
+
+class _StrictPlanner(dcp.DefaultLoadPlanner):
+    """Refuses a checkpoint of more or other tensors than are to be filled, or one with holes."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        super().__init__()
+        self.checkpoint = checkpoint
+
+    def set_up_planner(
+        self, state_dict: dict[str, Tensor], metadata: Any = None, is_coordinator: bool = False
+    ) -> None:
+        """Compare names, shapes and sizes. Raises ``CheckpointError``."""
+        saved = metadata.state_dict_metadata
+        if not any(name.startswith(OPTIMIZER) for name in state_dict):
+            saved = {name: saved[name] for name in saved if not name.startswith(OPTIMIZER)}
+        for name in sorted(saved.keys() | state_dict.keys()):
+            there = list(saved[name].size) if name in saved else "absent"
+            here = list(state_dict[name].shape) if name in state_dict else "absent"
+            if there != here:
+                raise CheckpointError(
+                    f"{self.checkpoint} does not fit the model: "
+                    f"{name} is {there} there and {here} in the model",
+                    "use the configuration that the checkpoint was trained with",
+                )
+            sizes = [chunk.sizes.numel() for chunk in saved[name].chunks]
+            if sum(sizes) != state_dict[name].numel():
+                what = f"{self.checkpoint}: the shards of {name} do not fill it"
+                raise CheckpointError(what, HINT)
+        super().set_up_planner(state_dict, metadata, is_coordinator)
 
 
 def load_model(
@@ -221,26 +256,23 @@ def load_model(
     Raises:
         CheckpointError: no such run or step, a damaged file, or a tokenizer of another vocabulary.
     """
-    from minillama.train.config import read_config  # config names nothing of this module
-
-    run = Path(run)
-    if not steps(run):
+    run, found = Path(run), steps(run)
+    if not found:
         raise CheckpointError(f"{run} has no checkpoints", "name a run folder, or train it first")
     if step is None:
         step = last_good(run)
-        if step is None:
-            raise CheckpointError(f"every checkpoint of {run} is damaged", "train the run again")
-    elif step not in steps(run):
-        raise CheckpointError(f"{run} has no checkpoint of step {step}", f"it has {steps(run)}")
-    else:
+    elif step in found:
         verify(folder(run, step))
-    config: ModelConfig = read_config(run / "config.toml").model
-    tokenizer = Tokenizer.load(run / "tokenizer.model")
-    check_vocabulary(tokenizer, config, run / "tokenizer.model")
-    trained_with = load_state(run, step).get("tokenizer")
-    if trained_with not in (None, sha256(run / "tokenizer.model")):
+    else:
+        raise CheckpointError(f"{run} has no checkpoint of step {step}", f"it has {found}")
+    if step is None:
+        raise CheckpointError(f"every checkpoint of {run} is damaged", "train the run again")
+    config, path = read_config(run / "config.toml").model, run / "tokenizer.model"
+    tokenizer = Tokenizer.load(path)
+    check_vocabulary(tokenizer, config, path)
+    if load_state(run, step).get("tokenizer") not in (None, sha256(path)):
         raise CheckpointError(
-            f"{run}/tokenizer.model is not the tokenizer that the model was trained with",
+            f"{path} is not the tokenizer that the model was trained with",
             "copy it again from the corpus's folder",
         )
     model = Llama(config)

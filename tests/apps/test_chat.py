@@ -8,7 +8,7 @@ import torch
 from test_engine import CONFIG, random_model
 from tiny import TinyCorpus
 
-from minillama.apps.chat import WELCOME, WHY, chat, report
+from minillama.apps.chat import WELCOME, WHY, chat_by_turns, report_stream
 from minillama.inference import Decoder
 from minillama.inference.engine import stream
 from minillama.tokenizer import Tokenizer
@@ -23,7 +23,7 @@ def say(tokenizer: Tokenizer, lines: object, **settings: object) -> list[str]:
     """What is shown, without the speed; one part for each turn."""
     shown: list[str] = []
     settings = {"max_new_tokens": 5, "seed": 4} | settings
-    chat(Decoder(random_model()), tokenizer, lines, shown.append, **settings)
+    chat_by_turns(Decoder(random_model()), tokenizer, lines, shown.append, **settings)
     turns = re.sub(r"[0-9.]+ tokens/s", "N tokens/s", "".join(shown)).split("\n> ")
     assert turns[0] == WELCOME and turns[-1] == "\n"
     return turns[1:-1]
@@ -85,7 +85,7 @@ def test_the_report_counts_and_says_why(finish):
         tokens = 50
 
     Done.finish = finish
-    assert report(Done, 2.0) == f"[50 tokens, 25.0 tokens/s; {WHY[finish]}]"
+    assert report_stream(Done, 2.0) == f"[50 tokens, 25.0 tokens/s; {WHY[finish]}]"
 
 
 def test_settings_reach_the_model(tokenizer):

@@ -11,8 +11,8 @@ from tiny import sdist, wheel
 
 from minillama.corpus import archive
 from minillama.corpus.archive import read_members, safe_name
+from minillama.corpus.sources import Source
 from minillama.errors import DataError
-from minillama.scale.sources import Source
 
 EVERYTHING = ["*"]
 

@@ -7,8 +7,8 @@ import pickle
 import re
 
 import pytest
-from test_warc import response
 from tiny import MIT, code, make_corpus, prose, sdist, wheel, write_sources
+from warc_records import response
 
 from minillama.corpus import books, c4, commoncrawl, github
 from minillama.corpus.document import Document

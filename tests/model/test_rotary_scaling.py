@@ -17,6 +17,7 @@ from minillama.errors import CheckpointError, ConfigError
 from minillama.inference.kv_cache import new_cache
 from minillama.interop import huggingface, llama2c, meta
 from minillama.model import Llama, attention_factor, model_table, rotary_table, scaled_frequencies
+from minillama.teach import relative_error
 from minillama.tokenizer import Tokenizer
 from minillama.train.config import TrainConfig, read_config, write_config
 
@@ -39,11 +40,6 @@ def new_model(config: ModelConfig) -> Llama:
     for name, weight in model.named_parameters():
         nn.init.normal_(weight, mean=float("norm" in name), std=0.1)
     return model
-
-
-def relative_error(ours: Tensor, theirs: Tensor) -> float:
-    assert ours.shape == theirs.shape
-    return ((ours - theirs).abs().max() / theirs.abs().max()).item()
 
 
 def their_frequencies(config: ModelConfig, scaling: RopeScaling) -> tuple[Tensor, float]:

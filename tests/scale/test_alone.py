@@ -1,5 +1,6 @@
 """One build at a time in a folder; workers that end with their build; traces of single tokens."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -53,10 +54,15 @@ def gone(process):
         return True
 
 
+START_METHODS = ("fork", "spawn", "forkserver")
+
+
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc")
-def test_workers_of_a_killed_build_end():
+@pytest.mark.parametrize("method", START_METHODS)
+def test_workers_of_a_killed_build_end(method):
     code = (
-        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport os, time\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\nimport multiprocessing, time\n"
+        f"multiprocessing.set_start_method({method!r})\n"
         "from minillama.scale.pool import pool\n"
         "with pool(2, 'x') as run:\n"
         "    for number in run(eval, ['__import__(\"os\").getpid()'] * 2):\n"
@@ -74,6 +80,18 @@ def test_workers_of_a_killed_build_end():
     for worker in left:
         os.kill(worker, signal.SIGKILL)
     assert not left
+
+
+@pytest.mark.parametrize("method", START_METHODS)
+def test_a_build_of_several_processes_is_the_same_however_they_start(tmp_path, method):
+    corpus = make_corpus(tmp_path / "a", documents=10, built=False)
+    multiprocessing.set_start_method(method, force=True)
+    try:
+        corpus.build(workers=2)
+    finally:
+        multiprocessing.set_start_method(None, force=True)
+    alone = make_corpus(tmp_path / "b", documents=10)
+    assert open_corpus(corpus.folder).fingerprint == open_corpus(alone.folder).fingerprint
 
 
 @pytest.fixture(scope="module")

@@ -11,18 +11,19 @@ import torch
 import torch._dynamo
 import torch.distributed as dist
 import torch.distributed.fsdp  # noqa: F401  (once, not in every process)
+from safetensors import safe_open
 from safetensors.torch import save_file
 from tiny import tiny_config
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from minillama.apps.cli import main
-from minillama.apps.evaluate import Book
+from minillama.apps.evaluate import EvalRecord
 from minillama.errors import CheckpointError
 from minillama.files import sha256
 from minillama.model import Llama
 from minillama.parallel.mesh import ParallelConfig
-from minillama.scale import checkpoint_storage, distributed_checkpoint
+from minillama.scale import distributed_checkpoint
 from minillama.scale.launcher import launch
 from minillama.scale.runtime import join_world
 from minillama.train import checkpoint
@@ -107,7 +108,7 @@ def save_and_gather(rank, run, config):
         step_model(tokens[:, :-1], targets=tokens[:, 1:]).backward()
         optimizer.step()
     tensors = distributed_checkpoint.named_tensors(model, optimizer)
-    distributed_checkpoint.save_pieces(run, 3, tensors, {"data": "x"})
+    distributed_checkpoint.save_shards(run, 3, tensors, {"data": "x"})
     return whole_tensors(tensors)
 
 
@@ -125,8 +126,8 @@ def whole_tensors(tensors):
 
 
 def test_weights_and_moments_are_the_same_bit_for_bit_on_every_mesh(runs, tmp_path):
-    """Hybrid sharding has copies; each piece is written once."""
-    model = dataclasses.replace(runs["1"].model, dim=20, vocab_size=321)  # uneven pieces
+    """Hybrid sharding has copies; each shard is written once."""
+    model = dataclasses.replace(runs["1"].model, dim=20, vocab_size=321)  # uneven shards
     of = {
         mesh: dataclasses.replace(runs["1"], model=model, parallel=parallel)
         for mesh, (_, parallel) in MESHES.items()
@@ -145,17 +146,16 @@ def test_weights_and_moments_are_the_same_bit_for_bit_on_every_mesh(runs, tmp_pa
     shutil.rmtree(folder)
     restored = Llama(model)
     optimizer = build_optimizer(restored, of["1"].optimizer)
-    distributed_checkpoint.start_moments(optimizer)
     for name, tensor in distributed_checkpoint.named_tensors(restored, optimizer).items():
         tensor.copy_(saved[name])
     checkpoint.save(tmp_path, 3, restored, optimizer, {})  # and from the form of one process
     for loaded in launch(restore_and_gather, 2, tmp_path, of["FSDP 2"], group=False):
         assert all(torch.equal(loaded[name], saved[name]) for name in saved)
-    assert {float(saved[name]) for name in saved if name.startswith("step:")} == {3.0}
+    assert {float(saved[name]) for name in saved if name.endswith(".step")} == {3.0}
 
 
-def pieces_of_every_kind(rank, run, size):
-    """Uneven pieces, an empty one, pieces along two dimensions, a copy, a number."""
+def shards_of_every_kind(rank, run, size):
+    """Uneven shards, an empty one, shards along two dimensions, a copy, a number."""
     mesh = init_device_mesh("cpu", (2, size // 2), mesh_dim_names=("a", "b"))
     even = torch.arange(48.0).view(6, 8)
     tensors = {
@@ -163,29 +163,28 @@ def pieces_of_every_kind(rank, run, size):
         "uneven": distribute_tensor(torch.arange(15.0).view(5, 3), mesh, [Shard(0), Shard(0)]),
         "short": distribute_tensor(torch.arange(3.0), mesh, [Shard(0), Replicate()]),
         "copy": distribute_tensor(even + 1, mesh, [Replicate(), Replicate()]),
-        "exp_avg:copy": torch.arange(4.0),
-        "step:copy": torch.tensor(7.0),
+        "state.copy.exp_avg": torch.arange(4.0),
+        "state.copy.step": torch.tensor(7.0),
     }
     if not checkpoint.steps(run):
-        distributed_checkpoint.save_pieces(run, 1, tensors, {})
+        distributed_checkpoint.save_shards(run, 1, tensors, {})
         return None
     for tensor in tensors.values():
         tensor.zero_()
     folder = checkpoint.folder(run, 1)
-    reader = checkpoint_storage.PieceReader(folder, checkpoint_storage.read_index(folder))
-    checkpoint_storage.fill(reader, tensors, folder, together=True)
+    checkpoint.read_tensors(folder, tensors, together=True)
     return whole_tensors(tensors)
 
 
-def test_pieces_of_every_kind_come_back_on_another_mesh(tmp_path):
-    launch(pieces_of_every_kind, 4, tmp_path, 4)
-    for tensors in launch(pieces_of_every_kind, 2, tmp_path, 2):
+def test_shards_of_every_kind_come_back_on_another_mesh(tmp_path):
+    launch(shards_of_every_kind, 4, tmp_path, 4)
+    for tensors in launch(shards_of_every_kind, 2, tmp_path, 2):
         assert torch.equal(tensors["both"], torch.arange(48.0).view(6, 8))
         assert torch.equal(tensors["uneven"], torch.arange(15.0).view(5, 3))
         assert torch.equal(tensors["short"], torch.arange(3.0))
         assert torch.equal(tensors["copy"], torch.arange(1.0, 49.0).view(6, 8))
-        assert torch.equal(tensors["exp_avg:copy"], torch.arange(4.0))
-        assert torch.equal(tensors["step:copy"], torch.tensor(7.0))
+        assert torch.equal(tensors["state.copy.exp_avg"], torch.arange(4.0))
+        assert torch.equal(tensors["state.copy.step"], torch.tensor(7.0))
 
 
 # using it
@@ -204,7 +203,7 @@ def test_convert_generate_and_evaluate_read_it(four, tmp_path, capsys):
           "--temperature", "0"])  # fmt: skip
     assert capsys.readouterr().out.startswith("the")
     settings, logged = {"style": "llama", "limit": None}, {"tokens": 1, "loss": 1.0}
-    books = [Book(four.run, step, settings, logged) for step in (1, 9, 12)]
+    books = [EvalRecord(four.run, step, settings, logged) for step in (1, 9, 12)]
     assert len({book.record["settings"]["model_sha256"] for book in books}) == 3
 
 
@@ -215,11 +214,11 @@ def file_names(run):
     return sorted(p.name for p in checkpoint.folder(run, 12).iterdir())
 
 
-@pytest.mark.parametrize("number", range(11))
+@pytest.mark.parametrize("number", range(10))
 @pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
 def test_damage_is_named_and_the_one_before_is_used(four, number, damage):
     names = file_names(four.run)
-    assert len(names) == 11
+    assert len(names) == 10
     path = checkpoint.folder(four.run, 12) / names[number]
     content = bytearray(path.read_bytes())
     if damage == "flip":
@@ -236,13 +235,13 @@ def test_damage_is_named_and_the_one_before_is_used(four, number, damage):
 
 def test_all_ranks_agree_on_the_last_good_one_and_each_file_is_summed_once(four):
     whole = checkpoint.folder(four.run, 9)
-    (checkpoint.folder(four.run, 12) / "moments-00002-of-00004.safetensors").unlink()
+    (checkpoint.folder(four.run, 12) / "shard-00002-model-00002-of-00002.safetensors").unlink()
 
     def search(rank):
         summed, real = [], checkpoint.sha256
         checkpoint.sha256 = lambda path: (summed.append(path), real(path))[1]
         world = join_world("cpu")
-        with pytest.warns(UserWarning, match="moments-00002-of-00004.safetensors is missing"):
+        with pytest.warns(UserWarning, match="shard-00002-model-00002.* is missing"):
             step = distributed_checkpoint.last_good(four.run, world)
         return step, [str(path) for path in summed if path.parent == whole]
 
@@ -259,12 +258,11 @@ def test_another_model_is_refused_on_all_ranks(runs, size, form):
         runs[form], parallel=MESHES[f"FSDP {size}" if size > 1 else "1"][1]
     )
     other = dataclasses.replace(config, model=dataclasses.replace(config.model, n_layers=3))
-    name = "model.safetensors" if form == "1" else "index.json"
 
     def attempt(rank):
         world = join_world("cpu", other.parallel)
         model, _ = build_model(other, world)
-        with pytest.raises(CheckpointError, match=f"{name} does not fit the model: .*layers.2"):
+        with pytest.raises(CheckpointError, match="does not fit the model: .*layers.2"):
             distributed_checkpoint.restore(
                 other.run, 12, model, build_optimizer(model, other.optimizer)
             )
@@ -293,8 +291,15 @@ def alter(folder, name, content):
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-@pytest.mark.parametrize("name", ["index.json", "state.json", "weights-00001-of-00004.safetensors",
-                                  "moments-00001-of-00004.safetensors", ".metadata"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "state.json",
+        "shard-00001-model-00001-of-00002.safetensors",
+        "shard-00001-model-00002-of-00002.safetensors",
+        ".metadata",
+    ],
+)
 def test_a_pickle_is_not_opened(four, tmp_path, name):
     content = pickle.dumps(Harm(tmp_path / "harm"))
     folder = checkpoint.folder(four.run, 12)
@@ -333,32 +338,50 @@ def test_a_pickle_in_a_checkpoint_of_one_process_is_not_opened(runs, tmp_path):
     assert not (tmp_path / "harm").exists()
 
 
-def change(**changes):
-    def apply(index):
-        index["norm.weight"] |= changes
-        return index
+def rewrite(offset=None, shape=None, other=None):
+    """Change what the first weights' file says of ``norm.weight``, in its header."""
+
+    def apply(folder):
+        name = "shard-00001-model-00001-of-00002.safetensors"
+        with safe_open(folder / name, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            header = json.loads(file.metadata()["DCP_SHARDING_INFO"])
+        header["norm.weight"] = {"saved_offsets": offset} if offset else other
+        tensors["norm.weight"] = torch.zeros(shape or (16,))
+        save_file(tensors, folder / name, {"DCP_SHARDING_INFO": json.dumps(header)})
+        alter(folder, name, (folder / name).read_bytes())
 
     return apply
+
+
+def leave_out(folder):
+    """A manifest that does not know one of the files."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["shard-00001-model-00001-of-00002.safetensors"]
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def drop(folder):
+    """A file is gone, and the manifest does not know it either."""
+    leave_out(folder)
+    (folder / "shard-00001-model-00001-of-00002.safetensors").unlink()
 
 
 @pytest.mark.parametrize(
     ("alteration", "what"),
     [
-        (change(pieces=[["../../../secret.safetensors", [0], [16]]]), "do not fill"),
-        (change(pieces=[["weights-00000-of-00004.safetensors", [0], [8]]]), "do not fill"),
-        (change(pieces=[["weights-00000-of-00004.safetensors", [-8], [16]]]), "no sizes"),
-        (change(pieces=[["weights-00000-of-00004.safetensors", [8], [16]]]), "do not fill"),
-        (change(pieces=[["weights-00009-of-00010.safetensors", [0], [16]]]), "misses weights-"),
-        (change(shape="16"), "no sizes"),
-        (lambda index: [], "malformed"),
-        (lambda index: {"norm.weight": 3}, "malformed"),
+        (rewrite(offset=[8]), "does not fit the model: norm.weight"),
+        (rewrite(offset=[8], shape=(8,)), "do not fill it"),
+        (rewrite(offset=[-8]), "does not fit|do not fill"),
+        (rewrite(offset=["a"]), "cannot read"),
+        (rewrite(other=3), "cannot read"),
+        (leave_out, "manifest.json misses shard-00001-model-00001"),
+        (drop, "does not fit the model|do not fill it"),
     ],
-)  # fmt: skip
-def test_an_index_that_makes_no_sense_is_refused(four, alteration, what):
+)
+def test_files_that_make_no_sense_are_refused(four, alteration, what):
     folder = checkpoint.folder(four.run, 12)
-    save_file({"norm.weight": torch.zeros(16)}, four.run.parent / "secret.safetensors")
-    index = alteration(json.loads((folder / "index.json").read_text()))
-    alter(folder, "index.json", json.dumps(index).encode())
+    alteration(folder)
     with pytest.raises(CheckpointError, match=what):
         checkpoint.load_model(four.run, 12)
     assert not dist.is_initialized()

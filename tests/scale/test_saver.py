@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+import safetensors.torch
 import torch
 import torch._dynamo
 import torch.distributed.fsdp  # noqa: F401  (once, not in every process)
@@ -16,7 +17,7 @@ from tiny import tiny_config
 
 from minillama.errors import CheckpointError
 from minillama.parallel.mesh import ParallelConfig
-from minillama.scale import checkpoint_storage, distributed_checkpoint
+from minillama.scale import distributed_checkpoint
 from minillama.scale.launcher import launch
 from minillama.scale.runtime import World, join_world
 from minillama.train import checkpoint, loop
@@ -93,20 +94,25 @@ def test_the_same_losses_and_checkpoints_as_without(config, golden, form):
             assert twin.read_bytes() == file.read_bytes() or file.name == "manifest.json"
 
 
+def wrap_writing(wrap):
+    """Wrap the functions that write tensors: of one process, and of torch's storage."""
+    checkpoint.save_file = wrap(checkpoint.save_file)
+    safetensors.torch.save = wrap(safetensors.torch.save)
+
+
 def hold_back(gate):
     """Let no tensors be written before the gate is open; count who is waiting there."""
     inside = []
 
     def wait(real):
-        def write(*args):
+        def write(*args, **more):
             inside.append(1)
             assert gate.wait(30)
-            real(*args)
+            return real(*args, **more)
 
         return write
 
-    for module in (checkpoint_storage, checkpoint):
-        module.save_file = wait(module.save_file)
+    wrap_writing(wait)
     return inside
 
 
@@ -177,16 +183,19 @@ def before_file(number, writer, act):
     """Let rank ``writer`` ``act()`` before it writes its ``number``-th file, and all after it."""
 
     def prepare(rank):
-        calls, real = [], checkpoint_storage.save_file
+        calls = []
 
-        def write(*args):
-            calls.append(1)
-            if len(calls) >= number:
-                act()
-            real(*args)
+        def count(real):
+            def write(*args, **more):
+                calls.append(1)
+                if len(calls) >= number:
+                    act()
+                return real(*args, **more)
+
+            return write
 
         if rank == writer:
-            checkpoint_storage.save_file = checkpoint.save_file = write
+            wrap_writing(count)
 
     return prepare
 
@@ -224,7 +233,7 @@ def test_writes_that_really_fail_on_one_rank(config):
     [told] = [end for end in ends if end.startswith("CheckpointError")]
     assert "cannot write" in told and "(rank 1)" in told and "\n" not in told
     assert names(config) == ["step-00000003"]
-    weights = checkpoint.folder(config.run, 3) / "weights-00001-of-00002.safetensors"
+    weights = checkpoint.folder(config.run, 3) / "shard-00002-model-00001-of-00002.safetensors"
     assert weights.stat().st_size > size
 
 
@@ -247,16 +256,19 @@ def die(module, name, rank, nth):
 
 
 @pytest.mark.parametrize(
-    ("name", "rank", "nth"),
-    [("save_file", 1, 4), ("sha256", 0, 6), ("write_index", 0, 2), ("atomic_path", 0, 6)],
-    ids=["between the files of rank 1", "after a file of rank 0", "before the index",
-         "before the rename"],
-)  # fmt: skip
+    ("module", "name", "rank", "nth"),
+    [
+        pytest.param(safetensors.torch, "save", 1, 4, id="between the files of rank 1"),
+        pytest.param(distributed_checkpoint, "sha256", 0, 5, id="after a file of rank 0"),
+        pytest.param(distributed_checkpoint, "write_json", 0, 4, id="before the manifest"),
+        pytest.param(distributed_checkpoint, "atomic_path", 0, 2, id="before the rename"),
+    ],
+)
 def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(
-    config, golden, name, rank, nth
+    config, golden, module, name, rank, nth
 ):
     with pytest.raises(RuntimeError, match=f"rank {rank}: ended without an answer"):
-        run(config, FSDP, die(checkpoint_storage, name, rank, nth))
+        run(config, FSDP, die(module, name, rank, nth))
     assert checkpoint.steps(config.run) == [3]
     assert [n for n in names(config) if n.startswith(".step-00000006")]
     assert checkpoint.last_good(config.run) == 3
@@ -280,11 +292,10 @@ def test_sigterm_waits_for_what_is_being_written(config, form):
                 os.kill(os.getpid(), signal.SIGTERM)
 
         def slow(real):
-            return lambda *args: (time.sleep(0.2), real(*args))
+            return lambda *args, **more: (time.sleep(0.2), real(*args, **more))[1]
 
         loop.check_finite = ask
-        for module in (checkpoint_storage, checkpoint):
-            module.save_file = slow(module.save_file)
+        wrap_writing(slow)
 
     ends = run(config, form, terminate)
     assert all(end.split()[1] == "143" for end in ends)

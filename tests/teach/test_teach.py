@@ -5,6 +5,7 @@ import io
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -67,6 +68,51 @@ def test_agreement_refuses_a_tensor_compared_with_itself() -> None:
         teach.relative_error(torch.ones(2), torch.ones(3))
 
 
+def test_an_error_relative_to_nothing_is_small() -> None:
+    """Gradients that are zero but for rounding, as attention's wq and wk over one position."""
+    noise = torch.full((3, 4), 1e-9)
+    assert teach.relative_error(noise, torch.zeros(3, 4)) <= 1.01e-6
+    x, w = torch.ones(4, requires_grad=True), torch.ones(4, requires_grad=True)
+    for size in (2, 0):
+        right = partial(torch.add, size * x, 0 * w)
+        rounded = partial(torch.add, size * x, 1e-9 * (w - w.detach()))
+        assert max(teach.agreement(rounded, right, [x, w])) < 1e-6
+
+
+def test_a_small_gradient_that_is_wrong_is_seen() -> None:
+    x, w = torch.ones(4, requires_grad=True), torch.ones(4, requires_grad=True)
+
+    def right() -> Tensor:
+        return x + 1e-3 * w
+
+    value, gradient = teach.agreement(lambda: right() + 1e-3 * (w.detach() - w), right, [x, w])
+    assert value == 0
+    assert gradient == pytest.approx(1e-3, rel=1e-3)
+    assert teach.relative_error(torch.full((2,), 1e-4), torch.zeros(2)) > 0.05
+
+
+@pytest.mark.parametrize("heads", [1, 2])
+def test_attention_over_one_position_agrees_with_the_fused_kernel(heads: int) -> None:
+    torch.manual_seed(0)
+    qkv = [torch.randn(2, heads, 1, 8, requires_grad=True) for _ in range(3)]
+    q, k, v = qkv
+    errors = teach.agreement(
+        lambda: (q @ k.mT / 8**0.5).softmax(-1) @ v,
+        lambda: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True),
+        wrt=qkv,
+    )
+    assert max(errors) < 1e-5
+
+
+def test_prove_prints_true_or_stops(capsys: pytest.CaptureFixture) -> None:
+    teach.prove("two and two are four", 2 + 2 == 4)
+    assert capsys.readouterr().out == "two and two are four: True\n"
+    teach.prove("a tensor's truth", torch.tensor(True))
+    with pytest.raises(AssertionError, match="^not true: two and two are five$"):
+        teach.prove("two and two are five", 2 + 2 == 5)
+    assert "five" not in capsys.readouterr().out
+
+
 def nothing(*_: object) -> None:
     return None
 
@@ -75,7 +121,7 @@ def broken(*_: object) -> None:
     raise ZeroDivisionError("oh")
 
 
-@pytest.mark.parametrize("name", [n for n in teach.__all__ if n.startswith("check_")])
+@pytest.mark.parametrize("name", sorted(teach.checks()))
 def test_every_check_survives_stubs_and_errors(name: str, capsys: pytest.CaptureFixture) -> None:
     check: Callable = getattr(teach, name)
     for answer in (nothing, broken, lambda *_: "text", lambda *_: torch.zeros(1)):

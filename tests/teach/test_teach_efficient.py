@@ -125,7 +125,7 @@ WRONG = [
     (teach.check_merge_attention, merge_by(torch.exp), "subtract the larger"),
     (teach.check_merge_attention, merge_by(lambda lse: lse), "take exp() of them"),
     (teach.check_merge_attention, sums_multiplied, "logarithms were added"),
-    (teach.check_merge_attention, lambda a, la, b, lb: a, "return a pair"),
+    (teach.check_merge_attention, lambda a, la, b, lb: a, "a pair"),
     (teach.check_layer_norm_backward, only_x(without_deviation), "slope through the scale"),
     (teach.check_layer_norm_backward, only_x(as_rms_norm), "RMSNorm's"),
     (teach.check_layer_norm_backward, only_x(lambda u, s, w, g: s * g * w), "held them constant"),
@@ -219,4 +219,4 @@ def test_every_check_of_the_notebook_is_tested_both_ways() -> None:
 
     names = {name for name in vars(module) if name.startswith("check_")}
     assert names == {check.__name__ for check, _ in RIGHT} == {w[0].__name__ for w in WRONG}
-    assert names <= set(teach.__all__)
+    assert names <= set(teach.checks())

@@ -109,7 +109,7 @@ MISTAKES = [
     ("check_choose_bands", choose_bands("first"), "fewer strangers"),
     ("check_choose_bands", choose_bands("swapped"), "bands come first"),
     ("check_choose_bands", choose_bands("rows only"), "return (bands, rows)"),
-    ("check_choose_bands", choose_bands("floats"), "return (bands, rows)"),
+    ("check_choose_bands", choose_bands("floats"), "whole numbers"),
     ("check_choose_bands", choose_bands("product"), "take 144 numbers of 128"),
     ("check_choose_bands", choose_bands("longer"), "with probability 0.8059"),
     ("check_expand_macro", expand_macro("str.replace"), "the place of #1"),

@@ -146,7 +146,7 @@ def test_saving_a_step_again_replaces_it(config):
 
 def test_another_model_or_tokenizer_is_refused(three):
     other = dataclasses.replace(three, model=dataclasses.replace(three.model, dim=32))
-    with pytest.raises(CheckpointError, match="model.safetensors does not fit the model"):
+    with pytest.raises(CheckpointError, match="step-00000009 does not fit the model"):
         checkpoint.restore(three.run, 9, *trained(other, 0))
     pieces = Tokenizer.load(three.run / "tokenizer.model").vocab_size
     assert pieces == 320

