@@ -51,6 +51,11 @@ class Llama(nn.Module):
         self.init_weights()
 
     def init_weights(self) -> None:
+        """Draw all weights, in order of their names."""
+        for name, weight in self.named_parameters():
+            self.init_weight(name, weight)
+
+    def init_weight(self, name: str, weight: Tensor) -> None:
         """Draw normal weights that keep the size of what flows through them, whatever the width d.
 
         The paper does not state its initialization. Here embeddings have variance 1 and matrices
@@ -59,17 +64,16 @@ class Llama(nn.Module):
         nearly uniform. At 7B's width 1 / sqrt(d) is 0.016, close to the 0.02 of GPT-2.
         """
         std = self.config.dim**-0.5
-        for name, weight in self.named_parameters():
-            if name.endswith("norm.weight"):
-                nn.init.ones_(weight)
-            elif name.endswith(("wo.weight", "w2.weight")):
-                nn.init.normal_(weight, std=std / math.sqrt(2 * self.config.n_layers))
-            elif name == "tok_embeddings.weight":
-                nn.init.normal_(weight, std=1.0)
-            elif name == "output.weight":
-                nn.init.normal_(weight, std=0.02)
-            else:
-                nn.init.normal_(weight, std=std)
+        if name.endswith("norm.weight"):
+            nn.init.ones_(weight)
+        elif name.endswith(("wo.weight", "w2.weight")):
+            nn.init.normal_(weight, std=std / math.sqrt(2 * self.config.n_layers))
+        elif name == "tok_embeddings.weight":
+            nn.init.normal_(weight, std=1.0)
+        elif name == "output.weight":
+            nn.init.normal_(weight, std=0.02)
+        else:
+            nn.init.normal_(weight, std=std)
 
     def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Predict the next token at every position.
