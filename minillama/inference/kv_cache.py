@@ -23,6 +23,7 @@ class KVCache:
     def __init__(self, keys: list[Tensor], values: list[Tensor]) -> None:
         self.keys, self.values = keys, values
         self.lengths = [0] * len(keys[0])
+        self.device = keys[0].device
 
     def read(self, model: Llama, tokens: Tensor) -> Tensor:
         """Hidden states of new ``tokens (batch, seq)``, each row behind what is held of it.
