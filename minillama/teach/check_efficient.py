@@ -8,7 +8,7 @@ from torch import Tensor
 
 from minillama.config import ModelConfig
 from minillama.parallel.memory import flops_per_token
-from minillama.teach.checking import diagnose, exercise, expect, returned, seeded, several
+from minillama.teach.checking import compare, diagnose, exercise, expect, returned, seeded, several
 
 
 @exercise
@@ -37,9 +37,9 @@ def check_merge_attention(answer: Callable) -> str:
                 by_logarithms / (lse_a + lse_b)[:, None],
         }  # fmt: skip
         call = f"{n_a} and {n_b} keys"
-        diagnose(f"the output of {call}", out, scores.softmax(-1) @ values, wrong)
+        compare(f"the output of {call}", out, scores.softmax(-1) @ values, wrong)
         wrong = {"logarithms were added, which multiplies the sums": lse_a + lse_b}
-        diagnose(f"the logsumexp of {call}", lse, scores.logsumexp(-1), wrong)
+        compare(f"the logsumexp of {call}", lse, scores.logsumexp(-1), wrong)
     return "keys may be split over blocks, kernels or machines: parts merge exactly"
 
 
@@ -82,11 +82,11 @@ def check_layer_norm_backward(answer: Callable) -> str:
         given = answer(unit.clone(), scale.clone(), weight.clone(), grad.clone())
         for_x, for_weight, for_bias = several(given, 3, "three gradients")
         where = f"for x of shape {shape}"
-        diagnose(f"the gradient of x {where}", for_x, of_x, wrong)
+        compare(f"the gradient of x {where}", for_x, of_x, wrong)
         wrong = {"one weight serves all positions: sum its gradient over them": grad * unit}
-        diagnose(f"the gradient of the weight {where}", for_weight, of_weight, wrong)
+        compare(f"the gradient of the weight {where}", for_weight, of_weight, wrong)
         wrong = {"one bias serves all positions: sum its gradient over them": grad}
-        diagnose(f"the gradient of the bias {where}", for_bias, of_bias, wrong)
+        compare(f"the gradient of the bias {where}", for_bias, of_bias, wrong)
     return "two directions carry no gradient: along the input, and along (1, 1, ..., 1)"
 
 
@@ -149,54 +149,53 @@ def check_what_to_keep(answer: Callable) -> str:
     return "6d + 2f numbers a token instead of 10d + 4f, and no matrix multiplied twice"
 
 
-@exercise
-def check_grouped_query_numbers(answer: Callable) -> str:
+@diagnose(
+    *((*sizes, recompute)
+      for sizes in ((64, 192, 4, 4), (8192, 28672, 64, 8), (4096, 14336, 32, 8))
+      for recompute in ("none", "selective")),
+    praise="shared keys and values save little in training; the cache is what they are for",
+)  # fmt: skip
+def check_grouped_query_numbers(d: int, f: int, heads: int, groups: int, recompute: str) -> tuple:
     """``answer(dim, hidden_dim, n_heads, n_kv_heads, recompute) -> numbers kept`` a token, a layer.
 
     ``recompute`` is "none" or "selective"; keys and values have ``n_kv_heads`` heads.
     """
-    for d, f, heads, groups in ((64, 192, 4, 4), (8192, 28672, 64, 8), (4096, 14336, 32, 8)):
-        small = d * groups // heads
-        saved = 2 * (d - small)
-        whole = {"none": 10 * d + 4 * f, "selective": 6 * d + 2 * f}
-        for recompute, other in (("none", "selective"), ("selective", "none")):
-            full = whole[recompute]
-            wrong = {
-                "keys and values have fewer heads than the queries; you counted all": full,
-                "only two of the d-sized results shrink: keys and values": full * groups / heads,
-                "keys shrink, and values too": full - d + small,
-                "queries keep all their heads": full - 3 * (d - small),
-                "the width of keys and values is n_kv_heads times the head's dim":
-                    full - 2 * d + 2 * groups,
-                "that is the other choice of recompute": whole[other] - saved,
-            }  # fmt: skip
-            call = f"grouped_query_numbers({d}, {f}, {heads}, {groups}, '{recompute}')"
-            diagnose(call, answer(d, f, heads, groups, recompute), full - saved, wrong)
-    return "shared keys and values save little in training; the cache is what they are for"
+    saved = d - d * groups // heads  # by the keys, and as much by the values
+    full, other = 10 * d + 4 * f, 6 * d + 2 * f
+    if recompute == "selective":
+        full, other = other, full
+    return full - 2 * saved, {
+        "keys and values have fewer heads than the queries; you counted all": full,
+        "only two of the d-sized results shrink: keys and values": full * groups / heads,
+        "keys shrink, and values too": full - saved,
+        "queries keep all their heads": full - 3 * saved,
+        "the width of keys is n_kv_heads times the head's dim": full - 2 * d + 2 * groups,
+        "that is the other choice of recompute": other - 2 * saved,
+    }
 
 
-@exercise
-def check_training_days(answer: Callable) -> str:
+PER_TOKEN = flops_per_token(ModelConfig.from_name("65b"), 2048)
+
+
+@diagnose(
+    (1.4e12, 2048, PER_TOKEN, 152e12, "none"), (1.4e12, 2048, PER_TOKEN, 152e12, "full"),
+    (3e9, 4, 6e9, 1e14, "none"), (3e9, 4, 6e9, 1e14, "full"), tolerance=1e-6,
+    praise="the paper's 21 days would have been 28: what the hand-written backward is worth",
+)  # fmt: skip
+def check_training_days(tokens: float, gpus: int, cost: float, rate: float, again: str) -> tuple:
     """``answer(tokens, gpus, flop_per_token, flops_per_second, recompute) -> days``.
 
     ``flop_per_token`` is forward and backward without repetition; ``flops_per_second`` is what one
     GPU executes, repeated work included; ``recompute`` is "none" or "full".
     """
-    per_token = flops_per_token(ModelConfig.from_name("65b"), 2048)
-    for tokens, gpus, cost, rate in ((1.4e12, 2048, per_token, 152e12), (3e9, 4, 6e9, 1e14)):
-        plain = tokens * cost / (gpus * rate) / 86400
-        for recompute, right in (("none", plain), ("full", plain * 4 / 3)):
-            wrong = {
-                "that is in seconds": right * 86400,
-                "that is in hours": right * 24,
-                "the GPUs share the work": right * gpus,
-                "more arithmetic takes longer, not shorter": plain * plain / right,
-                "only the forward is repeated, one part of three; you doubled all": plain * 2,
-                "the forward is a third of the work, not a half; the backward costs two forwards":
-                    plain * 1.5,
-                "the forward once more, which is a third of the work, is missing": plain,
-            }  # fmt: skip
-            call = f"days of {tokens:.1e} tokens on {gpus} GPUs, recompute '{recompute}'"
-            given = answer(tokens, gpus, cost, rate, recompute)
-            diagnose(call, given, right, wrong, tolerance=1e-6)
-    return "the paper's 21 days would have been 28: what the hand-written backward is worth"
+    plain = tokens * cost / (gpus * rate) / 86400
+    right = plain * 4 / 3 if again == "full" else plain
+    return right, {
+        "that is in seconds": right * 86400,
+        "that is in hours": right * 24,
+        "the GPUs share the work": right * gpus,
+        "more arithmetic takes longer, not shorter": plain * 3 / 4,
+        "only the forward is repeated, one part of three; you doubled all": plain * 2,
+        "the forward is a third of the work, not a half": plain * 1.5,
+        "the forward once more, which is a third of the work, is missing": plain,
+    }

@@ -3,6 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from minillama.teach.checking import (
     NotYet,
     close,
+    compare,
     diagnose,
     exercise,
     expect,
@@ -34,25 +36,15 @@ def _together(size: int, play: Callable[[int], Any], hint: str) -> list[Any]:
 
     Raises the first error that is not a vain wait; if all are, ``NotYet`` with ``hint``.
     """
-    results, errors = [None] * size, []
-
-    def run(rank: int) -> None:
-        try:
-            results[rank] = play(rank)
-        except Exception as error:  # noqa: BLE001  (a student's code may raise anything)
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(size) as pool:
+        futures = [pool.submit(play, rank) for rank in range(size)]
+    errors = [future.exception() for future in futures if future.exception()]
     for error in errors:
         if not isinstance(error, _Stuck):
             raise error
     if errors:
         raise NotYet(hint)
-    return results
+    return [future.result() for future in futures]
 
 
 def _play_ring(answer: Callable, given: Tensor) -> tuple[list[Any], list[int]]:
@@ -151,7 +143,7 @@ def check_split_feed_forward(answer: Callable) -> str:
         )
         every = f"it is {size} times too large: every rank did all of the work"
         for result in results:
-            diagnose(f"{call}: the result", result, right, {every: size * right})
+            compare(f"{call}: the result", result, right, {every: size * right})
         expect(
             max(flops) * size <= 6 * x.numel() * hidden,
             f"{call}: right, but a rank multiplies by more than 1 / {size} of the matrices",
@@ -191,35 +183,31 @@ def check_mesh_sequences(answer: Callable) -> str:
     return "the batch is cut by groups, not by ranks"
 
 
-@exercise
-def check_sharded_bytes(answer: Callable) -> str:
+@diagnose(
+    (8_000, 8, 1, 1), (8_000, 8, 1, 4), (8_000, 4, 5, 1), (6_400, 16, 4, 2), (6_400, 1, 4, 1),
+    praise="8 bytes a parameter and pass inside the group, little between the groups",
+    tolerance=1e-6,
+)  # fmt: skip
+def check_sharded_bytes(parameters: int, shard: int, replicate: int, passes: int) -> tuple:
     """``answer(parameters, shard, replicate, passes) -> bytes`` that a rank sends in a step.
 
     In each of ``passes`` micro-batches all weights are gathered twice, in bfloat16, and gradients
     reduced and scattered once, in float32; once a step, replicas average what they have.
     """
-    for parameters, shard, replicate, passes in (
-        (8_000, 8, 1, 1), (8_000, 8, 1, 4), (8_000, 4, 5, 1), (6_400, 16, 4, 2), (6_400, 1, 4, 1),
-    ):  # fmt: skip
-        one_pass = (shard - 1) / shard * 8 * parameters
-        inside = passes * one_pass
-        between = 2 * (replicate - 1) / replicate * 4 * parameters / shard
-        whole = passes * 8 * parameters if shard > 1 else 0
-        wrong = {
-            "each pass gathers the weights twice: forward, and again backward":
-                inside * 6 / 8 + between,
-            "weights travel in bfloat16, 2 bytes; only gradients have 4": inside * 12 / 8 + between,
-            "a process need not send its own piece to itself: (n - 1) / n": whole + between,
-            "a replica averages only the piece that it keeps, 1 / shard of the gradients":
-                inside + between * shard,
-            "the replicas' mean is taken once a step, not once a pass": inside + passes * between,
-            "every pass gathers and scatters": one_pass + between,
-            "the replicas' mean is missing": inside,
-        }  # fmt: skip
-        given = answer(parameters, shard, replicate, passes)
-        call = f"{parameters:,} parameters, shard {shard}, replicate {replicate}, {passes} passes"
-        diagnose(call, given, inside + between, wrong, tolerance=1e-6)
-    return "8 bytes a parameter and pass inside the group, little between the groups"
+    one_pass = (shard - 1) / shard * 8 * parameters
+    inside = passes * one_pass
+    between = 2 * (replicate - 1) / replicate * 4 * parameters / shard
+    whole = passes * 8 * parameters if shard > 1 else 0
+    return inside + between, {
+        "each pass gathers the weights twice: forward, and again backward": inside * 3 / 4
+        + between,
+        "weights travel in bfloat16, 2 bytes; only gradients have 4": inside * 3 / 2 + between,
+        "a process need not send its own piece to itself: (n - 1) / n": whole + between,
+        "a replica averages only its piece, 1 / shard of the gradients": inside + between * shard,
+        "the replicas' mean is taken once a step, not once a pass": inside + passes * between,
+        "every pass gathers and scatters": one_pass + between,
+        "the replicas' mean is missing": inside,
+    }
 
 
 @exercise
