@@ -21,7 +21,7 @@ from minillama.corpus.mixture import epochs
 from minillama.corpus.token_files import open_corpus
 from minillama.errors import DataError
 from minillama.figures.provenance import provenance
-from minillama.figures.runs import Run
+from minillama.figures.runs import Rows, Run
 from minillama.figures.style import HALO, RC, one_unit, save_figure, spread
 from minillama.files import read_json, sha256
 from minillama.paper import TABLE1
@@ -67,7 +67,6 @@ NOTE = (
 COLUMNS = ("slice", "step", "documents_in", "documents_out", "bytes_in", "bytes_out",
            "share_taken", "share_left", "why", "tokens", "share", "epochs", "paper_share",
            "paper_epochs")  # fmt: skip
-Rows = list[dict[str, Any]]
 
 
 def data_waterfall(manifest: dict[str, Any], budget: int) -> tuple[Figure, Rows]:
