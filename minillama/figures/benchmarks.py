@@ -45,6 +45,7 @@ NOTE = (
 )
 SCALE = {"accuracy": 100, "gold_bpb": 1}
 RESAMPLES = 2000
+RHO, SIGNED_RHO = "{rho:.2f} [{low:.2f}, {high:.2f}]", "{rho:+.2f} [{low:+.2f}, {high:+.2f}]"
 Correlation = dict[str, float | int]
 Correlations = dict[str, dict[str, Correlation | None]]
 Questions = tuple[str, int | None]
@@ -172,17 +173,28 @@ def draw_benchmarks_figure(runs: Runs, rows: Rows, x: str = "tokens") -> Figure:
 
 def draw_task(panels: Sequence[Axes], runs: Runs, rows: Rows, x: str) -> None:
     """One benchmark: the paper's metric above, the bits per byte below."""
+    upper, lower = panels
     title = TASKS[rows[0]["task"]].label
-    panels[0].set_title(title + ("\n" if x == "perplexity" else ""))  # leaves room for rho
+    upper.set_title(title + ("\n" if x == "perplexity" else ""))  # leaves room for rho
     for axes, metric in zip(panels, METRICS, strict=True):
         draw_references(axes, rows[-1], metric)
         draw_band(axes, runs, rows, x, metric)
         for run in runs:
             draw_run(axes, run, rows, x, metric)
         if x == "perplexity":
-            label_correlation(axes, correlation(of_runs(rows, runs), metric))
-    label_zero_hits(panels[0], rows)
-    scale_x(panels[1], rows, x)
+            found = correlation(of_runs(rows, runs), metric)
+            text = "flat" if found is None else "ρ = " + RHO.format(**found)
+            look = {"ha": "right", "va": "bottom", "fontsize": 9, "color": "#555555"}
+            text = text.replace("-", "\N{MINUS SIGN}")
+            axes.text(1, 1.0, text, transform=axes.transAxes, **look)
+    # Where no answer was ever right, what that rules out.
+    if not any(row["accuracy"] for row in rows):
+        n = rows[-1]["n"]
+        text = f"0 of {n:,} right:\nbelow {100 * zero_hit_bound(n):.2g}%\n(95% sure)"
+        upper.set_ylim(-0.5, 10)
+        place = {"transform": upper.transAxes, "ha": "center", "va": "center"}
+        upper.text(0.5, 0.5, text, color="#555555", **place)
+    scale_x(lower, rows, x)
 
 
 def of_runs(rows: Rows, runs: Runs) -> Rows:
@@ -241,17 +253,6 @@ def draw_references(axes: Axes, row: Row, metric: str) -> None:
         axes.axhline(height, color="#CC79A7", linewidth=1.1, linestyle=dots, zorder=1)
 
 
-def label_zero_hits(axes: Axes, rows: Rows) -> None:
-    """Where no answer was ever right, say what that rules out."""
-    if any(row["accuracy"] for row in rows):
-        return
-    n = rows[-1]["n"]
-    text = f"0 of {n:,} right:\nbelow {100 * zero_hit_bound(n):.2g}%\n(95% sure)"
-    axes.set_ylim(-0.5, 10)
-    place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-    axes.text(0.5, 0.5, text, color="#555555", **place)
-
-
 def scale_x(axes: Axes, rows: Rows, x: str) -> None:
     """A logarithmic axis; perplexity falls to the right, as training goes."""
     values = [row[x] for row in rows if row[x] is not None]
@@ -304,14 +305,6 @@ def correlation(rows: Rows, metric: str, seed: int = 0) -> Correlation | None:
     return {"rho": rho, "low": float(low), "high": float(high), "n": len(rows)}
 
 
-def label_correlation(axes: Axes, found: Correlation | None) -> None:
-    """Write rho above a panel."""
-    text = "flat" if found is None else "ρ = {rho:.2f} [{low:.2f}, {high:.2f}]".format(**found)
-    text = text.replace("-", "\N{MINUS SIGN}")
-    look = {"ha": "right", "va": "bottom", "fontsize": 9, "color": "#555555"}
-    axes.text(1, 1.0, text, transform=axes.transAxes, **look)
-
-
 def correlations(runs: Runs, rows: Rows) -> Correlations:
     """``correlation`` of both metrics for each benchmark, of the four runs alone."""
     found = {}
@@ -326,10 +319,8 @@ def correlation_table(found: Correlations) -> str:
     """The correlations beside the paper's remarks, as text."""
     lines = []
     for task, values in found.items():
-        cells = [
-            "flat" if value is None else "{rho:+.2f} [{low:+.2f}, {high:+.2f}]".format(**value)
-            for value in (values[metric] for metric in METRICS)
-        ]
+        pair = [values[metric] for metric in METRICS]
+        cells = ["flat" if value is None else SIGNED_RHO.format(**value) for value in pair]
         lines.append([TASKS[task].label, *cells, REMARKS[task]])
     title = "Spearman correlation with validation perplexity, over checkpoints of all sizes\n"
     return title + text_table(["", "metric", "bits per byte", "the paper"], lines)
