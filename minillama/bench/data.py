@@ -267,10 +267,12 @@ def measure_step(
 def add_up(rows: Sequence[DataRow]) -> list[DataRow]:
     """All the steps that both have done, one after the other, as a row; none if there is none."""
     both = [row for row in rows if row.reference is not None]
+    if not both:
+        return []
+    megabytes = both[0].megabytes  # what comes in is counted once
     ours = sum(row.ours for row in both)
     reference = sum(row.reference for row in both)
-    # What comes in is counted once.
-    return [DataRow("together", row.megabytes, ours, "", reference) for row in both[:1]]
+    return [DataRow("together", megabytes, ours, reference=reference)]
 
 
 def bench_data(

@@ -79,8 +79,9 @@ def seeds_of(run: Run, *folders: Path) -> list[Run]:
     free = dict.fromkeys(("seed", "name", "runs", "threads", "corpus"))
     found = {run.config.seed: run}
     for other in find_variants(run, folders):
+        same = vars(other.config) | free == vars(run.config) | free
         is_seed = other.folder.name.startswith(f"{run.folder.name}-seed")
-        if is_seed and vars(other.config) | free == vars(run.config) | free:
+        if is_seed and same:
             found.setdefault(other.config.seed, other)
     return list(found.values())[1:]
 
@@ -152,7 +153,8 @@ def collect(runs: Runs, seeds: Runs = ()) -> Rows:
 
 def draw_benchmarks_figure(runs: Runs, rows: Rows, x: str = "tokens") -> Figure:
     """Figure 2 over ``tokens`` or ``perplexity``; ``rows`` are those of ``collect``."""
-    tasks = [task for task in PANELS if any(row["task"] == task for row in rows)]
+    found = {row["task"] for row in rows}
+    tasks = [task for task in PANELS if task in found]
     figure = Figure(figsize=(max(4.6, 2.3 * len(tasks)), 5.6), layout="constrained")
     grid = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
     for column, task in enumerate(tasks):
@@ -162,8 +164,10 @@ def draw_benchmarks_figure(runs: Runs, rows: Rows, x: str = "tokens") -> Figure:
     # The note below, and the names of the runs above.
     names = {run.folder.name for run in runs}
     seeds = {row["seed"] for row in rows if row["run"] not in names}
-    band = f" Shaded: the range of {len(seeds) + 1} seeds of {runs[0].folder.name}."
-    figure.supxlabel(NOTE + (band if seeds else ""), fontsize=9, color="#555555")
+    note = NOTE
+    if seeds:
+        note += f" Shaded: the range of {len(seeds) + 1} seeds of {runs[0].folder.name}."
+    figure.supxlabel(note, fontsize=9, color="#555555")
     figure.align_ylabels(grid[:, 0])
     letters = sum(len(run.label) for run in runs)
     narrow = len(tasks) < 3 or letters > 24 * len(tasks)
@@ -217,17 +221,20 @@ def draw_run(axes: Axes, run: Run, rows: Rows, x: str, metric: str) -> None:
     """A size's line, and at its end one standard error."""
     _, xs, ys, errors = read_curve(rows, run.folder.name, x, metric)
     marks = {"markersize": 3.6, "markeredgecolor": "white", "markeredgewidth": 0.4}
-    axes.plot(xs, ys, **run.style, linewidth=1.2, **marks)
+    axes.plot(xs, ys, linewidth=1.2, **run.style, **marks)
     if metric == "accuracy" and len(xs):
-        look = {"color": run.style["color"], "capsize": 2, "linewidth": 0.9}
-        axes.errorbar(xs[-1], ys[-1], errors[-1], **look)
+        color = run.style["color"]
+        bar = {"capsize": 2, "linewidth": 0.9}
+        axes.errorbar(xs[-1], ys[-1], errors[-1], color=color, **bar)
 
 
 def draw_band(axes: Axes, runs: Runs, rows: Rows, x: str, metric: str) -> None:
     """The range of the smallest size over its seeds, at the steps that all were examined at."""
     smallest = runs[0]
     seeds = {row["run"] for row in rows} - {run.folder.name for run in runs}
-    family = [read_curve(rows, name, x, metric) for name in (smallest.folder.name, *sorted(seeds))]
+    names = (smallest.folder.name, *seeds)
+    family = [read_curve(rows, name, x, metric) for name in names]
+    # The steps that all have.
     steps = family[0][0]
     for curve in family:
         steps = np.intersect1d(steps, curve[0])
@@ -243,14 +250,15 @@ def draw_references(axes: Axes, row: Row, metric: str) -> None:
     """Chance with the band of guessing models, and the n-gram model."""
     chance = row["chance"]
     if metric == "accuracy" and chance:
-        half = 1.96 * math.sqrt(chance * (1 - chance) / row["n"])
-        axes.axhspan(100 * (chance - half), 100 * (chance + half), color="#ececec", zorder=0)
-        dashes = (0, (6, 3))
-        axes.axhline(100 * chance, color="#777777", linewidth=0.9, linestyle=dashes, zorder=1)
+        error = math.sqrt(chance * (1 - chance) / row["n"])
+        low, high = chance - 1.96 * error, chance + 1.96 * error
+        axes.axhspan(100 * low, 100 * high, color="#ececec", zorder=0)
+        dashes = {"color": "#777777", "linewidth": 0.9, "linestyle": (0, (6, 3))}
+        axes.axhline(100 * chance, zorder=1, **dashes)
     if row[f"null_{metric}"] is not None:
         height = SCALE[metric] * row[f"null_{metric}"]
-        dots = (0, (1, 1.5))
-        axes.axhline(height, color="#CC79A7", linewidth=1.1, linestyle=dots, zorder=1)
+        dots = {"color": "#CC79A7", "linewidth": 1.1, "linestyle": (0, (1, 1.5))}
+        axes.axhline(height, zorder=1, **dots)
 
 
 def scale_x(axes: Axes, rows: Rows, x: str) -> None:

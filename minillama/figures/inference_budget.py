@@ -42,9 +42,11 @@ class Size:
         last = []
         for run in self.runs:
             tokens, losses = logged(run)
-            if len(tokens) and run.metrics[-1]["step"] == run.config.total_steps:
+            finished = run.metrics[-1]["step"] == run.config.total_steps
+            if finished and len(tokens):
                 last.append((tokens[-1], losses[-1]))
-        return tuple(np.array(sorted(last)).reshape(-1, 2).T)
+        table = np.array(sorted(last)).reshape(-1, 2)
+        return table[:, 0], table[:, 1]
 
 
 def logged(run: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -67,8 +69,11 @@ def find_sizes(ladder: Runs, published: Path | None = None) -> list[Size]:
 
     sizes = []
     for run in ladder:
-        folders = [run.folder.parent, *([published] if published else [])]
-        same = [other for other in find_variants(run, folders) if basis(other) == basis(run)]
+        folders = [run.folder.parent]
+        if published:
+            folders.append(published)
+        variants = find_variants(run, folders)
+        same = [other for other in variants if basis(other) == basis(run)]
         sizes.append(Size(run, [run, *same]))
     return sorted(sizes, key=lambda size: size.ladder.config.model.num_parameters())
 

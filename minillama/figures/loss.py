@@ -15,11 +15,12 @@ TRANSIENT = 0.05
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """The mean of the ``window`` steps around each step; of those that exist, at both ends."""
-    cumulated = np.cumsum(values, dtype=np.float64)
-    sums = np.concatenate(([0.0], cumulated))
-    steps = np.arange(len(values))
+    count = len(values)
+    sums = np.zeros(count + 1)
+    np.cumsum(values, out=sums[1:])
+    steps = np.arange(count)
     begin = np.maximum(steps - window // 2, 0)
-    end = np.minimum(steps + (window + 1) // 2, len(values))
+    end = np.minimum(steps + (window + 1) // 2, count)
     return (sums[end] - sums[begin]) / (end - begin)
 
 
@@ -72,8 +73,9 @@ def loss_rows(run: Run, window_tokens: float) -> Rows:
 def draw_loss(axes: Axes, run: Run, tokens: np.ndarray, mean: np.ndarray) -> None:
     """The curve as it was logged, faint, and its moving mean, with a marker at the end."""
     color = {"color": run.style["color"]}
-    axes.plot(tokens, run.column("loss"), alpha=0.1, linewidth=0.5, zorder=2, **color)
+    faint = {"alpha": 0.1, "linewidth": 0.5}
     line = {"linestyle": run.style["linestyle"], "linewidth": 1.6, "path_effects": [HALO]}
-    axes.plot(tokens, mean, zorder=3, **line, **color)
     mark = {"marker": run.style["marker"], "markersize": 5, "clip_on": False}
+    axes.plot(tokens, run.column("loss"), zorder=2, **faint, **color)
+    axes.plot(tokens, mean, zorder=3, **line, **color)
     axes.plot(tokens[-1], mean[-1], zorder=4, **mark, **color)

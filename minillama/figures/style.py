@@ -39,11 +39,13 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, Run]]) -> None:
     """Name curves at their right ends (x, y); labels of curves that end together keep apart."""
     axes.figure.draw_without_rendering()  # so that heights are known
     for x in {end[0] for end in ends}:
-        group = sorted((end for end in ends if end[0] == x), key=lambda end: end[1])
-        pixels = axes.transData.transform([end[:2] for end in group])[:, 1]
-        heights = 72 * pixels / axes.figure.dpi
-        shifts = spread(heights, [0] * len(group), LABEL_GAP) - heights
-        for (_, y, run), shift in zip(group, shifts, strict=True):
+        group = [end for end in ends if end[0] == x]
+        group.sort(key=lambda end: end[1])
+        # Heights in points, before and after.
+        pixels = axes.transData.transform([end[:2] for end in group])
+        heights = 72 * pixels[:, 1] / axes.figure.dpi
+        moved = spread(heights, [0] * len(group), LABEL_GAP)
+        for (_, y, run), shift in zip(group, moved - heights, strict=True):
             look = {"color": run.style["color"], "path_effects": [HALO], "annotation_clip": False}
             place = {"xytext": (8, shift), "textcoords": "offset points", "va": "center"}
             axes.annotate(run.label, (x, y), **place, **look)
@@ -65,20 +67,28 @@ def spread(
     if not len(sizes):
         return sizes
     # Less the room of the labels before it, a label's place must not decrease.
-    steps = (sizes[:-1] + sizes[1:]) / 2 + gap
-    room = np.concatenate(([0.0], np.cumsum(steps)))
-    places = isotonic_regression(np.asarray(centers) - room).x
-    places = np.maximum(places, low + sizes[0] / 2)
-    places = np.minimum(places, high - sizes[-1] / 2 - room[-1])
+    half = sizes / 2
+    room = np.zeros(len(sizes))
+    room[1:] = np.cumsum(half[:-1] + half[1:] + gap)
+    places = isotonic_regression(centers - room).x
+    # The first and the last stay on the page.
+    places = np.maximum(places, low + half[0])
+    places = np.minimum(places, high - half[-1] - room[-1])
     return places + room
 
 
 def add_legend(figure: Figure, runs: Runs, columns: int) -> None:
     """The four runs in a row above the panels, each in its color, dash and marker."""
-    lines = [Line2D([], [], **run.style, label=run.label) for run in runs]
-    spacing = {"handlelength": 2.4, "handletextpad": 0.4, "columnspacing": 1.2}
-    look = {"labelcolor": "linecolor", "frameon": False}
-    figure.legend(handles=lines, loc="outside upper center", ncols=columns, **spacing, **look)
+    figure.legend(
+        handles=[Line2D([], [], **run.style, label=run.label) for run in runs],
+        loc="outside upper center",
+        ncols=columns,
+        labelcolor="linecolor",
+        frameon=False,
+        handlelength=2.4,
+        handletextpad=0.4,
+        columnspacing=1.2,
+    )
 
 
 def save_figure(figure: Figure, rows: Rows, stem: Path, origin: dict[str, Any]) -> list[Path]:
