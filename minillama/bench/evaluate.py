@@ -158,6 +158,6 @@ def bench_evaluate(
     )
     print(table_of(rows, COLUMNS))
     equal = len({(row.accuracy, row.accuracy_norm) for row in rows}) == 1
-    print(f"accuracies are {'equal' if equal else 'NOT equal'}; furthest: largest difference of a "
-          "log-likelihood, in nats")  # fmt: skip
+    verdict = "equal" if equal else "NOT equal"
+    print(f"accuracies are {verdict}; furthest: largest difference of a log-likelihood, in nats")
     return rows

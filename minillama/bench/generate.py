@@ -121,7 +121,7 @@ def run_llama2c(binary: Path, file: Path, tokens: int) -> Timed:
         raise ConfigError(message, "name a built llama2.c") from error
     found = re.search(rb"tok/s: *([0-9.]+)", done.stderr + done.stdout)
     if done.returncode or not found:
-        raise ConfigError(f"{binary} told no tokens a second", "name a built llama2.c")
+        raise ConfigError(f"{binary} prints no tokens a second", "name a built llama2.c")
     return Timed(1 / float(found[1]), [])
 
 

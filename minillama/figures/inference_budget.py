@@ -111,7 +111,7 @@ class Comparison:
             if model is None:
                 continue
             begin, end = intervals.get(model, (None, None))
-            rows.append({
+            row = {
                 "run": size.ladder.folder.name,
                 "parameters": model.config.num_parameters(),
                 "tokens": model.trained,
@@ -120,7 +120,8 @@ class Comparison:
                 "flops_per_served_token": model.flops_per_token,
                 "cheapest_from": begin,
                 "cheapest_to": end,
-            })  # fmt: skip
+            }
+            rows.append(row)
         return rows
 
     @property
