@@ -98,9 +98,9 @@ COLUMNS: Columns = {
 def summarize(name: str, questions: Sequence[Question], results: dict[str, Result]) -> EvaluateRow:
     """A contestant's row; the first of ``results`` is what the others are compared with."""
     base, result = next(iter(results.values())), results[name]
-    own, reference = result.outputs[-1], base.outputs[-1]
+    answers = zip(questions, result.outputs[-1], base.outputs[-1], strict=True)
     raw = normalized = furthest = 0.0
-    for question, scores, others in zip(questions, own, reference, strict=True):
+    for question, scores, others in answers:
         lengths = [len(text[1:]) for _, text in question.requests]
         per_character = [score / n for score, n in zip(scores, lengths, strict=True)]
         raw += credit(scores, question.answer)
@@ -108,8 +108,10 @@ def summarize(name: str, questions: Sequence[Question], results: dict[str, Resul
         gaps = [abs(a - b) for a, b in zip(scores, others, strict=True)]
         furthest = max(furthest, *gaps)
     n = len(questions)
+    rate = n / result.median
     ratio = base.slower_than(result)
-    return EvaluateRow(name, n / result.median, ratio, raw / n, normalized / n, furthest)
+    accuracies = (raw / n, normalized / n)
+    return EvaluateRow(name, rate, ratio, *accuracies, furthest)
 
 
 def bench_evaluate(
@@ -157,6 +159,6 @@ def bench_evaluate(
     )
     print(table_of(rows, COLUMNS))
     equal = len({(row.accuracy, row.accuracy_norm) for row in rows}) == 1
-    print(f"accuracies are {'equal' if equal else 'NOT equal'}; furthest: largest difference of a "
-          "log-likelihood, in nats")  # fmt: skip
+    verdict = "equal" if equal else "NOT equal"
+    print(f"accuracies are {verdict}; furthest: largest difference of a log-likelihood, in nats")
     return rows
