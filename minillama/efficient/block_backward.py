@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from minillama.efficient.flash_attention import fused_backward, fused_forward
-from minillama.model.attention import LayerCache
+from minillama.model.attention import Mix, causal_attention
 from minillama.model.rotary import apply_rotary
 from minillama.model.transformer import Llama, TransformerBlock
 
@@ -210,10 +210,10 @@ class BlockByHand(TransformerBlock):
     lean: bool = True
     exchange: Exchange = Exchange()
 
-    def forward(self, x: Tensor, table: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, table: Tensor, mix: Mix = causal_attention) -> Tensor:
         """As in ``TransformerBlock``."""
-        if cache is not None or not torch.is_grad_enabled():
-            return super().forward(x, table, cache)
+        if mix is not causal_attention or not torch.is_grad_enabled():
+            return super().forward(x, table, mix)
         attention, feed_forward = self.attention, self.feed_forward
         parameters = (
             self.attention_norm.weight, attention.wq.weight, attention.wk.weight,

@@ -8,11 +8,11 @@ computes the cheap rest again: by torch's own checkpointing here, written out by
 some of them twice.
 """
 
-from functools import cache, partial
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.checkpoint import (
     CheckpointPolicy,
     SelectiveCheckpointContext,
@@ -22,7 +22,6 @@ from torch.utils.checkpoint import (
 
 from minillama.efficient.block_backward import BlockByHand
 from minillama.errors import ConfigError
-from minillama.model.attention import LayerCache
 from minillama.model.transformer import Llama, TransformerBlock
 
 Recompute = Literal["none", "selective", "full"]
@@ -41,8 +40,8 @@ ATTENTION = {
 def recompute_blocks(model: Llama, choice: Recompute) -> Llama:
     """Make every block of ``model`` recompute, in place, and return the model.
 
-    Only the blocks' ``forward`` changes: parameters, their names and hooks around a block (DDP,
-    FSDP) stay as they are. Call it once, after matrices were split and before ``fully_shard``.
+    Parameters and their names stay as they are. Call it once, after matrices were split and before
+    ``fully_shard``.
 
     Raises:
         ConfigError: ``selective`` for blocks with the hand-written backward.
@@ -58,38 +57,33 @@ def recompute_blocks(model: Llama, choice: Recompute) -> Llama:
     if choice == "selective":
         policy = partial(_keep_products, model.config.hidden_dim)
         options["context_fn"] = partial(create_selective_checkpoint_contexts, policy)
-    for layer in model.layers:
-        layer.__class__ = _recomputed(type(layer))
-        layer.recompute_options = options
+    for number, layer in enumerate(model.layers):
+        model.layers[number] = RecomputedBlock(layer, options)
     return model
 
 
-@cache
-def _recomputed(kind: type[TransformerBlock]) -> type[TransformerBlock]:
-    """One class for all blocks of a kind, so that they share one compiled graph."""
-    return type(f"Recomputed{kind.__name__}", (_Recomputed, kind), {})
+class RecomputedBlock(nn.Module):
+    """Runs a block's forward, and once more in the backward; parameters keep their names."""
 
+    def __init__(self, block: TransformerBlock, options: dict[str, Any]) -> None:
+        super().__init__()
+        for name, child in block.named_children():
+            self.add_module(name, child)
+        self.run, self.options = block.forward, options
 
-class _Recomputed(TransformerBlock):
-    """Runs the ``forward`` of the class after it, and once more in the backward."""
-
-    recompute_options: dict[str, Any]
-    compiled_forward: Any = None
-
-    def forward(self, x: Tensor, table: Tensor, cache: LayerCache | None = None) -> Tensor:
+    def forward(self, *args: Any) -> Tensor:
         """As in ``TransformerBlock``."""
-        forward = self.compiled_forward or super().forward
-        return checkpoint(forward, x, table, cache, **self.recompute_options)
+        return checkpoint(self.run, *args, **self.options)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """As ``nn.Module.compile``; with ``full``, what runs twice and not the running twice.
 
         (torch 2.13 fails to divide such a graph in forward and backward where DTensors are in it.)
         """
-        if "context_fn" in self.recompute_options:
+        if "context_fn" in self.options:
             super().compile(*args, **kwargs)
         else:
-            self.compiled_forward = torch.compile(super().forward, *args, **kwargs)
+            self.run = torch.compile(self.run, *args, **kwargs)
 
 
 def _keep_products(

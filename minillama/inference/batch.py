@@ -69,7 +69,7 @@ class Batch:
         longest = max(map(len, prompts))
         self.capacity = min(context, longest + max_new_tokens - 1)  # the last token is not read
         self.cache = new_cache(
-            decoder.config, self.capacity, len(self.first), like=decoder.embeddings
+            decoder.config, self.capacity, len(self.first), like=decoder.tok_embeddings.weight
         )
 
     def step(self) -> list[int]:
@@ -88,7 +88,7 @@ class Batch:
                 self._select(owner)
         else:
             last = [ids[-1] for ids in self.ids]
-            logits = self.decoder.step(last, [len(ids) - 1 for ids in self.ids], self.cache)
+            logits = self.decoder.step(last, self.cache)
         tokens = self.sampling.choose_each(logits, self.generators, self.ids)
         for ids, token in zip(self.ids, tokens, strict=True):
             ids.append(token)
@@ -102,8 +102,7 @@ class Batch:
             self._select(rows)
 
     def _select(self, rows: list[int]) -> None:
-        for layer in self.cache:
-            layer.select(rows)
+        self.cache.select(rows)
 
 
 def generate_tokens(

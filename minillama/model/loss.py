@@ -31,6 +31,30 @@ def chunk_rows(vocab_size: int, device_type: str) -> int:
     return max(16, size // (4 * vocab_size))
 
 
+class Vocabulary:
+    """Where the output matrix's rows lie: all of them here (``parallel.tensor`` divides them)."""
+
+    def gather(self, x: Tensor) -> Tensor:
+        """The vectors of all positions, from those that this process holds."""
+        return x
+
+    def scatter(self, grad: Tensor) -> Tensor:
+        """The sum of all processes' gradients of those vectors: of it, this process's part."""
+        return grad
+
+    def locate(self, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+        """The row of each target, and whether it counts and is a row of this process."""
+        return targets.clamp(min=0), counted
+
+    def log_softmax(self, logits: Tensor) -> Tensor:
+        """Logarithms of the probabilities of this process's rows, ``(positions, rows)``."""
+        return torch.log_softmax(logits, dim=-1)
+
+    def total(self, loss: Tensor) -> Tensor:
+        """The sum over processes, each of which counts the targets among its own rows."""
+        return loss
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Mean cross-entropy of softmax(x W^T); the gradients are ready when the forward ends.
 
@@ -40,48 +64,62 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int) -> Tensor:
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        ignore_index: int,
+        vocabulary: Vocabulary,
+    ) -> Tensor:
         device, needs_grad = x.device.type, any(ctx.needs_input_grad)
         lower = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if lower else x.dtype
         wide = torch.promote_types(x.dtype, torch.float32)  # 16 bits are too few for a logarithm
         counted = targets != ignore_index
         n_counted = counted.sum().clamp(min=1)
-        grad_x = torch.empty_like(x) if needs_grad else None
-        grad_weight = torch.zeros_like(weight, dtype=wide) if needs_grad else None
+        places, owned = vocabulary.locate(targets, counted)
         total = x.new_zeros((), dtype=wide)
         rows = chunk_rows(weight.shape[0], device)
         with torch.autocast(device, enabled=False):
             matrix = weight.to(dtype)
-            for start in range(0, x.shape[0], rows):
+            vectors = vocabulary.gather(x)
+            grad_x = torch.empty_like(vectors) if needs_grad else None
+            grad_weight = torch.zeros_like(weight, dtype=wide) if needs_grad else None
+            for start in range(0, vectors.shape[0], rows):
                 part = slice(start, start + rows)
-                counts = counted[part, None]
-                vectors = x[part].to(dtype) * counts
-                target = targets[part].clamp(min=0)[:, None]
-                log_p = torch.log_softmax((vectors @ matrix.T).to(wide), dim=-1)  # (rows, vocab)
-                total -= log_p.gather(1, target).where(counts, 0).sum()
+                place, here, counts = places[part, None], owned[part, None], counted[part, None]
+                chunk = vectors[part].to(dtype) * counts
+                log_p = vocabulary.log_softmax((chunk @ matrix.T).to(wide))  # (rows, vocab)
+                total -= log_p.gather(1, place).where(here, 0).sum()
                 if needs_grad:  # d loss / d logits = softmax - one_hot(target)
                     grad = log_p.exp_()
-                    grad.scatter_add_(1, target, grad.new_full((1, 1), -1.0).expand_as(target))
+                    grad.scatter_add_(1, place, -here.to(wide))
                     grad = grad.to(dtype)
                     grad_x[part] = grad @ matrix * counts  # 0 where not counted
                     if dtype == wide:
-                        grad_weight.addmm_(grad.T, vectors)
+                        grad_weight.addmm_(grad.T, chunk)
                     else:
-                        grad_weight += grad.T @ vectors
-        kept = (grad_x, grad_weight.to(weight.dtype)) if needs_grad else (None, None)
-        ctx.save_for_backward(*kept, n_counted)
-        return total / n_counted
+                        grad_weight += grad.T @ chunk
+            if needs_grad:
+                grad_x = vocabulary.scatter(grad_x)
+                grad_weight = grad_weight.to(weight.dtype)
+        ctx.save_for_backward(grad_x, grad_weight, n_counted)
+        return vocabulary.total(total) / n_counted
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
         *grads, n_counted = ctx.saved_tensors
         scale = grad_loss / n_counted
-        return *(grad * scale.to(grad.dtype) for grad in grads), None, None
+        return *(grad * scale.to(grad.dtype) for grad in grads), None, None, None
 
 
 def linear_cross_entropy(
-    x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int = -100
+    x: Tensor,
+    weight: Tensor,
+    targets: Tensor,
+    ignore_index: int = -100,
+    vocabulary: Vocabulary = Vocabulary(),  # noqa: B008  (it holds nothing)
 ) -> Tensor:
     """Mean of -log softmax(x W^T)[target] in nats, equal to ``F.cross_entropy`` on full logits.
 
@@ -90,7 +128,8 @@ def linear_cross_entropy(
         weight: the output matrix, ``(vocab_size, dim)``.
         targets: ``(positions,)`` int64.
         ignore_index: targets with this value are not counted.
+        vocabulary: for a matrix whose rows are divided over processes.
     """
     if not torch.is_grad_enabled():  # else the function would compute gradients that nobody reads
         x, weight = x.detach(), weight.detach()
-    return _LinearCrossEntropy.apply(x, weight, targets, ignore_index)
+    return _LinearCrossEntropy.apply(x, weight, targets, ignore_index, vocabulary)

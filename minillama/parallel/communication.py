@@ -160,7 +160,9 @@ def tensor_parallel(
         sums = 4 + again + (again and by_hand)
         found = [sum_] * (sums * config.n_layers) + [gather, sum_]
     positions = batch * seq_len
-    found += [Collective("all-reduce", 4 * width * positions, n, "tensor") for width in (1, 2)]
+    # In the loss the maximum and the sum of each position's logits, and at last their mean.
+    numbers = positions, positions, 1
+    found += [Collective("all-reduce", 4 * number, n, "tensor") for number in numbers]
     return found
 
 

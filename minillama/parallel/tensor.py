@@ -18,15 +18,14 @@ shrinks n times.
   of every token and nothing has to be added up. Cutting by vocabulary (Megatron) would send whole
   partial sums, mostly zeros; a copy each would cost 16 V d bytes with Adam's moments.
 - ``output`` is cut by the vocabulary, and the loss is computed without any process ever holding all
-  logits of a position (``SplitLlama.loss``).
+  logits of a position (``SplitVocabulary``).
 """
 
-from collections.abc import Sequence
-from typing import Any
+from functools import partial
 
-import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -40,9 +39,7 @@ from torch.distributed.tensor.parallel import (
 )
 
 from minillama.efficient.block_backward import BlockByHand, Exchange
-from minillama.errors import ConfigError
-from minillama.model.attention import LayerCache
-from minillama.model.loss import chunk_rows
+from minillama.model.loss import Vocabulary, linear_cross_entropy
 from minillama.model.transformer import Llama
 
 
@@ -62,11 +59,12 @@ def split_matrices(model: Llama, mesh: DeviceMesh, sequence: bool) -> None:
         sequence: divide the sequence outside of the matrices too.
     """
     parallelize_module(model, mesh, plan(sequence), src_data_rank=None)
-    model.__class__ = SplitLlama
-    model.exchange = TensorGroup(mesh, sequence)
+    exchange = TensorGroup(mesh, sequence)
+    model.forward = partial(_split_forward, model, exchange)
+    model.loss = partial(_split_loss, model, exchange)
     for layer in model.layers:
         if isinstance(layer, BlockByHand):
-            layer.exchange, layer.lean = model.exchange, False
+            layer.exchange, layer.lean = exchange, False
     if sequence:
         for name, weight in model.named_parameters():
             if name.endswith("norm.weight"):
@@ -78,7 +76,7 @@ def plan(sequence: bool) -> dict[str, ParallelStyle]:
     stream = Shard(1) if sequence else Replicate()  # the residual stream, (batch, seq, dim)
     norm = SequenceParallel(use_local_output=True)
     norm.sequence_sharding = (stream,)
-    into_attention = PrepareModuleInput(  # x, the rotary table (a plain tensor), the cache
+    into_attention = PrepareModuleInput(  # x, the rotary table (a plain tensor), the mix
         input_layouts=(stream, None, None), desired_input_layouts=(Replicate(), None, None)
     )
     into_feed_forward = PrepareModuleInput(input_layouts=stream, desired_input_layouts=Replicate())
@@ -125,18 +123,18 @@ class TensorGroup(Exchange):
         """``(batch, seq / size, dim)`` to ``(batch, seq, dim)``."""
         if not self.sequence:
             return x
-        parts = x.new_empty(self.size * len(x), *x.shape[1:])  # (n B, T / n, dim)
+        parts = x.new_empty(self.size * len(x), *x.shape[1:])
         dist.all_gather_into_tensor(parts, x.contiguous(), group=self.group)
-        return parts.unflatten(0, (self.size, -1)).transpose(0, 1).flatten(1, 2)
+        return rearrange(parts, "(n b) t d -> b (n t) d", n=self.size)
 
     def scatter(self, x: Tensor) -> Tensor:
         """``(batch, seq, dim)`` to the sum's ``(batch, seq / size, dim)``; may overwrite ``x``."""
         if not self.sequence:
             return self.sum(x)
-        parts = x.unflatten(1, (self.size, -1)).transpose(0, 1).flatten(0, 1)  # (n B, T / n, dim)
-        mine = parts.new_empty(len(x), *parts.shape[1:])
-        dist.reduce_scatter_tensor(mine, parts, group=self.group)
-        return mine
+        parts = rearrange(x, "b (n t) d -> (n b) t d", n=self.size).contiguous()
+        result = parts.new_empty(len(x), *parts.shape[1:])
+        dist.reduce_scatter_tensor(result, parts, group=self.group)
+        return result
 
     def total(self, grad: Tensor) -> Tensor:
         """Sum a norm's gradient, if each process saw only its part of the sequence."""
@@ -153,100 +151,57 @@ class TensorGroup(Exchange):
         return x
 
 
-class SplitLlama(Llama):
-    """A model whose matrices are divided by ``split_matrices``."""
+class SplitVocabulary(Vocabulary):
+    """The rows of the output matrix divided over processes (Shoeybi et al., 2019, Section 3).
 
-    exchange: TensorGroup
-
-    def forward(
-        self,
-        tokens: Tensor,
-        targets: Tensor | None = None,
-        cache: Sequence[LayerCache] | None = None,
-        start: int = 0,
-    ) -> Tensor:
-        """As ``Llama.forward``. A sequence that does not divide evenly is filled up at its end.
-
-        Raises:
-            ConfigError: a cache was given.
-        """
-        if cache is not None:
-            raise ConfigError(
-                "a model that is split over processes cannot generate with a cache",
-                "load its checkpoint in one process",
-            )
-        seq = tokens.shape[1]
-        if self.exchange.sequence and (missing := -seq % self.exchange.size):
-            tokens = F.pad(tokens, (0, missing))  # no earlier position sees them
-            targets = None if targets is None else F.pad(targets, (0, missing), value=-100)
-        result = super().forward(tokens, targets, start=start)
-        return result[:, :seq] if targets is None else result
-
-    def loss(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy as in ``Llama.loss``, the same on all processes.
-
-        ``x`` is this process's part of the last norm's output, ``targets (batch, seq)`` are whole.
-        """
-        weight = self.exchange.piece(self.output.weight)
-        if not torch.is_grad_enabled():  # else the function would compute unread gradients
-            x, weight = x.detach(), weight.detach()
-        return _SplitCrossEntropy.apply(x, weight, targets, self.config.vocab_size, self.exchange)
-
-
-class _SplitCrossEntropy(torch.autograd.Function):
-    """Cross-entropy over a divided vocabulary (Shoeybi et al., 2019, Section 3).
-
-    With its V / n logits a of a position, each process needs of the others only the maximum m, and
-    the sum of two numbers: sum exp(a - m), and the target's a - m, which one process has. The loss
-    is log(sum exp(a - m)) - (a_target - m): 3 numbers a position are sent instead of V. Chunk by
-    chunk, with the gradients computed at once and autocast written out, as in ``model.loss``.
+    With its V / n logits of a position, each process needs of the others only the maximum and the
+    sum of their exponentials: two numbers a position are sent instead of V.
     """
 
-    @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, vocab_size: int, exchange: TensorGroup
-    ) -> Tensor:
-        device, needs_grad = x.device.type, any(ctx.needs_input_grad)
-        lower = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if lower else x.dtype
-        wide = torch.promote_types(x.dtype, torch.float32)  # 16 bits are too few for a logarithm
-        share = -(-vocab_size // exchange.size)
-        targets = targets.flatten()
-        counted = targets != -100
-        n_counted = counted.sum().clamp(min=1)
-        local = targets - exchange.rank * share
-        owned = (local >= 0) & (local < len(weight))  # never where it is not counted
-        local = local.clamp(0, len(weight) - 1)
-        total = x.new_zeros((), dtype=wide)
-        size = chunk_rows(share, device)
-        with torch.autocast(device, enabled=False):
-            matrix, whole = weight.to(dtype), exchange.gather(x.to(dtype))  # (B, T, dim)
-            rows = whole.flatten(0, 1)
-            grad_x = torch.empty_like(rows) if needs_grad else None
-            grad_weight = torch.zeros_like(weight, dtype=wide) if needs_grad else None
-            for start in range(0, len(rows), size):
-                part = slice(start, start + size)
-                place, here, counts = (t[part, None] for t in (local, owned, counted))
-                vectors = rows[part] * counts
-                logits = (vectors @ matrix.T).to(wide)  # (rows, vocab / n)
-                logits -= exchange.max(logits.amax(-1, keepdim=True))
-                of_target = logits.gather(1, place) * here
-                parts = logits.exp_()  # of the softmax: what is missing is their sum
-                both = torch.cat((parts.sum(-1, keepdim=True), of_target), dim=1)
-                denominator, of_target = exchange.sum(both).split(1, dim=1)
-                total += (denominator.log() - of_target).where(counts, 0).sum()
-                if needs_grad:  # d loss / d logits = softmax - one_hot(target)
-                    grad = parts.div_(denominator).scatter_add_(1, place, -here.to(wide)).to(dtype)
-                    grad_x[part] = grad @ matrix * counts  # 0 where not counted
-                    grad_weight += grad.T @ vectors
-            if needs_grad:
-                grad_x = exchange.scatter(grad_x.view_as(whole)).to(x.dtype)
-                grad_weight = grad_weight.to(weight.dtype)
-        ctx.save_for_backward(grad_x, grad_weight, n_counted)
-        return total / n_counted
+    def __init__(self, exchange: TensorGroup, batch: int, rows: int) -> None:
+        self.exchange, self.batch, self.rows = exchange, batch, rows
 
-    @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        *grads, n_counted = ctx.saved_tensors
-        scale = grad_loss / n_counted
-        return *(grad * scale.to(grad.dtype) for grad in grads), None, None, None
+    def gather(self, x: Tensor) -> Tensor:
+        """``(batch * seq / size, dim)`` to ``(batch * seq, dim)``."""
+        return self.exchange.gather(x.unflatten(0, (self.batch, -1))).flatten(0, 1)
+
+    def scatter(self, grad: Tensor) -> Tensor:
+        """``(batch * seq, dim)`` to the sum's ``(batch * seq / size, dim)``."""
+        return self.exchange.scatter(grad.unflatten(0, (self.batch, -1))).flatten(0, 1)
+
+    def locate(self, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
+        """The row among this process's, and whether it is one of them."""
+        place = targets - self.exchange.rank * self.rows
+        owned = (place >= 0) & (place < self.rows) & counted
+        return place.clamp(0, self.rows - 1), owned
+
+    def log_softmax(self, logits: Tensor) -> Tensor:
+        """``logits (positions, rows)`` less the logarithm of all processes' sum of exponentials."""
+        logits -= self.exchange.max(logits.amax(-1, keepdim=True))
+        return logits.sub_(self.exchange.sum(logits.exp().sum(-1, keepdim=True)).log())
+
+    def total(self, loss: Tensor) -> Tensor:
+        """The sum over processes."""
+        return self.exchange.sum(loss)
+
+
+def _split_forward(
+    model: Llama, exchange: TensorGroup, tokens: Tensor, targets: Tensor | None = None
+) -> Tensor:
+    """As ``Llama.forward``. A sequence that does not divide evenly is filled up at its end."""
+    seq = tokens.shape[1]
+    if exchange.sequence and (missing := -seq % exchange.size):
+        tokens = F.pad(tokens, (0, missing))  # no earlier position sees them
+        targets = None if targets is None else F.pad(targets, (0, missing), value=-100)
+    result = Llama.forward(model, tokens, targets)
+    return result[:, :seq] if targets is None else result
+
+
+def _split_loss(model: Llama, exchange: TensorGroup, x: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross-entropy as in ``Llama.loss``, the same on all processes.
+
+    ``x`` is this process's part of the last norm's output, ``targets (batch, seq)`` are whole.
+    """
+    weight = exchange.piece(model.output.weight)
+    vocabulary = SplitVocabulary(exchange, len(x), len(weight))
+    return linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), -100, vocabulary)

@@ -26,7 +26,7 @@ from torch.utils._pytree import tree_map_only
 from minillama.errors import CheckpointError
 from minillama.files import atomic_path, remove, sha256, write_json
 from minillama.model import Llama
-from minillama.parallel.initialize import keep_piece
+from minillama.parallel.initialize import keep_shard
 from minillama.scale.runtime import World
 from minillama.train import checkpoint
 
@@ -222,7 +222,7 @@ def restore(run: Path, step: int, model: Llama, optimizer: torch.optim.Optimizer
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, parameter in enumerate(parameters):
         for kind, moment in optimizer.state[parameter].items():
-            keep_piece(moment, saved[number][kind])
+            keep_shard(moment, saved[number][kind])
 
 
 def last_good(run: Path, world: World) -> int | None:
