@@ -23,7 +23,7 @@ from minillama.evaluate.scoring import FORMAT, Row, read_rows, record_name, writ
 from minillama.evaluate.task_run import TaskRun, choose_task_runs
 from minillama.evaluate.tasks import Library
 from minillama.files import read_json, write_json
-from minillama.scale.runtime import World, join_world, leave_world
+from minillama.scale.runtime import DistributedBackend, join_world
 from minillama.tables import text_table
 from minillama.tokenizer import Tokenizer
 from minillama.train import checkpoint
@@ -92,7 +92,7 @@ def evaluate(
         records = {step: EvalRecord(run, step, settings, logged[step]) for step in steps}
         score_missing(run, records, task_runs, settings, world)
     finally:
-        leave_world()
+        world.leave()
     return results_text(run, records, task_runs, absent) if world.is_main else None
 
 
@@ -168,7 +168,7 @@ def score_missing(
     records: dict[int, EvalRecord],
     task_runs: list[TaskRun],
     settings: dict[str, Any],
-    world: World,
+    world: DistributedBackend,
 ) -> None:
     """Fill in what is missing, checkpoint by checkpoint; each task is written when complete."""
     missing = {}
@@ -194,7 +194,7 @@ def score_missing(
                     records[step].add(task_run.key, result, rows)
 
 
-def collect(rows: list[Row], world: World) -> list[Row]:
+def collect(rows: list[Row], world: DistributedBackend) -> list[Row]:
     """The rows of all processes, in the questions' order, on the first one."""
     if world.size == 1:
         return rows

@@ -27,8 +27,8 @@ from minillama.errors import CheckpointError
 from minillama.files import atomic_path, remove, sha256, write_json
 from minillama.model import Llama
 from minillama.parallel.initialize import keep_shard
-from minillama.scale.runtime import World
 from minillama.train import checkpoint
+from minillama.train.backend import LocalBackend
 
 
 class Saver:
@@ -44,7 +44,9 @@ class Saver:
         background: return as soon as the copy is made.
     """
 
-    def __init__(self, run: Path, keep: set[int], world: World, background: bool = False) -> None:
+    def __init__(
+        self, run: Path, keep: set[int], world: LocalBackend, background: bool = False
+    ) -> None:
         self.run, self.keep, self.world, self.background = run, keep, world, background
         # A group of its own: two threads must not talk at once over the same connections.
         self._group = dist.new_group(backend="gloo") if world.mesh else None
@@ -225,7 +227,7 @@ def restore(run: Path, step: int, model: Llama, optimizer: torch.optim.Optimizer
             keep_shard(moment, saved[number][kind])
 
 
-def last_good(run: Path, world: World) -> int | None:
+def last_good(run: Path, world: LocalBackend) -> int | None:
     """The newest step whose checkpoint is whole, the same on all ranks; each sums some files."""
     for step in reversed(gather(checkpoint.steps(run))[0]):
         error = None
