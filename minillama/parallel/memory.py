@@ -56,15 +56,22 @@ def recognize_gpu(device_name: str) -> str | None:
     return next((key for key in GPUS if words.issuperset(key.split("-"))), None)
 
 
-def flops_per_token(config: ModelConfig, seq_len: int) -> float:
+def flops_per_token(config: ModelConfig, seq_len: int, embedding: bool = True) -> float:
     """FLOP that train on one token: 6 N + 12 L d T / 2.
 
     Each parameter takes a multiplication and an addition forward and twice that backward: 6. The
     scores Q K^T and their product with V take 2 x 2 T d a layer forward, 12 T d with the backward;
-    half of them are masked and skipped. As is the custom, N counts the input embedding too, which
-    is only looked up (1.9% of 7B, 0.4% of 65B). Recomputation is left out: a cost and not work.
+    half of them are masked and skipped. Recomputation is left out: a cost and not work.
+
+    Args:
+        config: the model.
+        seq_len: T.
+        embedding: count the input embedding in N, as is the custom, though it is only looked up
+            (1.9% of 7B, 0.4% of 65B); without it, what is really multiplied.
     """
-    return 6 * config.num_parameters() + 12 * config.n_layers * config.dim * seq_len / 2
+    looked_up = 0 if embedding else config.vocab_size * config.dim
+    parameters = config.num_parameters() - looked_up
+    return 6 * parameters + 12 * config.n_layers * config.dim * seq_len / 2
 
 
 def layer_numbers(

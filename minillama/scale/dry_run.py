@@ -7,12 +7,10 @@ tensors, of which each operation computes shape, type and size but no numbers.
 """
 
 import os
-import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
-from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -20,9 +18,8 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from minillama.efficient.memory_mode import MemoryMode
 from minillama.errors import ConfigError
 from minillama.model import Llama
 from minillama.parallel.communication import Collective, counted_bytes, step_traffic, totals
@@ -250,7 +247,8 @@ def take_step(
     """Take one step, and look at what this rank holds and has sent."""
     optimizer = build_optimizer(model, config.optimizer)
     weights = {name: piece(weight) for name, weight in model.named_parameters()}
-    with FakeMemory(weights.values()) as memory, counted_bytes(world.mesh) as sent:
+    there = [*weights.values(), *model.buffers(), batch]
+    with FakeMemory(there) as memory, counted_bytes(world.mesh) as sent:
         backward(step_model, batch, config, world)
     optimizer.step()
     moments = [
@@ -291,56 +289,10 @@ def simulated_rank(rank: int, world_size: int) -> Iterator[None]:
         dist.destroy_process_group()
 
 
-class FakeMemory(TorchDispatchMode):
-    """Adds up the bytes in use, and remembers the most; asked for a number, it answers 1.
-
-    A memory block counts until its last tensor is gone. FSDP also empties blocks and fills them
-    again, by ``resize_``, which is no operation and is watched by itself.
-    """
-
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.sizes: dict[int, int] = {}
-        self.now = self.peak = 0
-        for tensor in tensors:
-            self.enter(tensor.untyped_storage())
+class FakeMemory(MemoryMode):
+    """Counts fake tensors' bytes; asked for a number, which none of them has, it answers 1."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if DTensor in types:
-            return NotImplemented  # what it does with its local tensor comes by later
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func is torch.ops.aten._local_scalar_dense.default and DTensor not in types:
             return 1
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor):
-                self.enter(tensor.untyped_storage())
-        return result
-
-    def __enter__(self) -> "FakeMemory":
-        def resize(block: torch.UntypedStorage, size: int) -> None:
-            plain(block, size)
-            if block._cdata in self.sizes:
-                self.change(block._cdata, size)
-
-        plain = torch.UntypedStorage.resize_
-        self.watch = mock.patch.object(torch.UntypedStorage, "resize_", resize)
-        self.watch.start()
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
-        self.watch.stop()
-
-    def enter(self, block: torch.UntypedStorage) -> None:
-        """Count a block, until it is freed."""
-        if block._cdata not in self.sizes:
-            self.sizes[block._cdata] = 0
-            self.change(block._cdata, block.nbytes())
-            weakref.finalize(block, self.change, block._cdata, None).atexit = False
-
-    def change(self, key: int, size: int | None) -> None:
-        """A block has another size, or None: it is freed."""
-        self.now += (size or 0) - self.sizes.pop(key)
-        self.peak = max(self.peak, self.now)
-        if size is not None:
-            self.sizes[key] = size
+        return super().__torch_dispatch__(func, types, args, kwargs)

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from minillama.config import ModelConfig
+from minillama.efficient.memory_mode import MemoryMode
 from minillama.model import apply_rotary, rotary_angles, rotary_table
 from minillama.teach.checking import (
     compare,
@@ -150,21 +150,6 @@ def check_interpolation(head_dim: int, positions: int, trained: int) -> tuple:
     }
 
 
-class _LargestTensor(TorchDispatchMode):
-    """Remembers the size of the largest tensor that any operation made."""
-
-    numel = 0
-
-    def __torch_dispatch__(
-        self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
-    ) -> object:
-        result = func(*args, **(kwargs or {}))
-        results = result if isinstance(result, tuple | list) else (result,)
-        sizes = [part.numel() for part in results if isinstance(part, Tensor)]
-        self.numel = max(self.numel, *sizes, 0)
-        return result
-
-
 def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
     scores = q @ k.mT / q.shape[-1] ** 0.5  # (..., seq, seq)
     if causal:
@@ -179,7 +164,7 @@ def check_streaming_attention(answer: Callable) -> str:
     for seq, head_dim, size in ((5, 4, 1), (64, 8, 1), (64, 8, 400)):
         q, k, v = (seeded(seq, head_dim, seed=seed) for seed in (1, 2, 3))
         q, k = q * size, k * size
-        with _LargestTensor() as watch:
+        with MemoryMode() as watch:
             given = answer(q, k, v)
         wrong = {
             "a position looks at later ones: stop the keys at the query's own position":
@@ -188,8 +173,8 @@ def check_streaming_attention(answer: Callable) -> str:
                 _attention(q * head_dim**0.5, k, v),
         }  # fmt: skip
         compare(f"attention over {seq} positions", given, _attention(q, k, v), wrong)
-        table = f"an operation made {watch.numel:,} numbers at once for {seq} positions"
-        small = seq < 64 or watch.numel < seq * seq
+        table = f"an operation made {watch.largest:,} numbers at once for {seq} positions"
+        small = seq < 64 or watch.largest < seq * seq
         expect(small, f"the values are right, but {table}: that is T x T")
     return "the same attention, and no tensor as large as T x T"
 
