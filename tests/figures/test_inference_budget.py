@@ -37,9 +37,9 @@ def counted(config, new, before, batch):
     model, cache = Llama(config), new_cache(config, before + new, batch)
     with torch.inference_mode():
         if before:
-            model(torch.zeros(batch, before, dtype=torch.long), cache=cache)
+            cache.read(model, torch.zeros(batch, before, dtype=torch.long))
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(torch.zeros(batch, new, dtype=torch.long), cache=cache, start=before)
+            model.output(cache.read(model, torch.zeros(batch, new, dtype=torch.long)))
     return counter.get_total_flops()
 
 
@@ -56,11 +56,8 @@ def test_the_flop_of_a_pass_are_those_that_torch_counts(config, new, before, bat
 def test_the_cache_takes_the_bytes_of_the_formula(config, dtype, number):
     for positions, batch in ((1, 1), (17, 1), (64, 3)):
         cache = new_cache(config, positions, batch, like=torch.empty(0, dtype=dtype))
-        tensors = [value for layer in cache for value in vars(layer).values()
-                   if isinstance(value, torch.Tensor)]  # fmt: skip
-        assert sum(t.untyped_storage().nbytes() for t in tensors) == cache_bytes(
-            config, positions, batch, number
-        )
+        held = sum(t.untyped_storage().nbytes() for t in (*cache.keys, *cache.values))
+        assert held == cache_bytes(config, positions, batch, number)
 
 
 @every_shape

@@ -51,14 +51,13 @@ def test_logits_are_the_models(dtype, close):
 def test_any_batch_of_prompts_steps_as_each_alone(prompts, steps, data):
     model = random_model()
     packed, rows = Decoder(model), [list(prompt) for prompt in prompts]
-    cache = new_cache(model.config, 19, len(rows), like=packed.embeddings)
+    cache = new_cache(model.config, 19, len(rows), like=packed.tok_embeddings.weight)
     logits = packed.prefill(rows, cache)
     for _ in range(steps):
         torch.testing.assert_close(logits, last_logits(model, rows), rtol=1e-9, atol=1e-9)
         new = data.draw(st.lists(st.integers(0, 49), min_size=len(rows), max_size=len(rows)))
-        where = [len(row) for row in rows]
         rows = [[*row, token] for row, token in zip(rows, new, strict=True)]
-        logits = packed.step(new, where, cache)
+        logits = packed.step(new, cache)
     torch.testing.assert_close(logits, last_logits(model, rows), rtol=1e-9, atol=1e-9)
 
 
@@ -67,11 +66,11 @@ def test_what_fills_up_short_prompts_is_never_seen():
     packed = Decoder(random_model())
     logits = []
     for garbage in (0.0, 1e6):
-        cache = new_cache(packed.config, 20, 2, like=packed.embeddings)
+        cache = new_cache(packed.config, 20, 2, like=packed.tok_embeddings.weight)
         packed.prefill([[1, 2], [1] * 15], cache)
-        for layer in cache:
-            layer.keys[0, :, 2:] = layer.values[0, :, 2:] = garbage
-        logits.append(packed.step([3, 3], [2, 15], cache))
+        for held in (*cache.keys, *cache.values):
+            held[0, :, 2:] = garbage
+        logits.append(packed.step([3, 3], cache))
     assert torch.equal(*logits)
 
 
@@ -81,9 +80,9 @@ def test_memory_that_was_used_before_does_no_harm(monkeypatch):
         torch.Tensor, "new_empty", lambda like, shape: like.new_full(shape, float("nan"))
     )
     packed = Decoder(random_model())
-    cache = new_cache(packed.config, 20, 2, like=packed.embeddings)
+    cache = new_cache(packed.config, 20, 2, like=packed.tok_embeddings.weight)
     packed.prefill([[1, 2], [1] * 15], cache)
-    assert packed.step([3, 3], [2, 15], cache).isfinite().all()
+    assert packed.step([3, 3], cache).isfinite().all()
 
 
 def test_stripes_change_nothing(monkeypatch):
@@ -113,23 +112,23 @@ def test_the_model_is_left_alone_and_not_followed():
 
 def test_beyond_context_or_cache_is_an_error():
     packed = Decoder(random_model())
-    with pytest.raises(DataError, match="21 tokens exceeds the context of 20"):
-        packed(torch.ones(1, 21, dtype=torch.int64))
-    short = new_cache(packed.config, 4, 1, like=packed.embeddings)
-    packed.prefill([[1, 2, 3]], short)
-    packed.step([4], [3], short)
-    with pytest.raises(DataError, match="position 5 is beyond the 4"):
-        packed.step([5], [4], short)
-    whole = new_cache(packed.config, 30, 1, like=packed.embeddings)
     with pytest.raises(DataError, match="position 21 is beyond the 20"):
-        packed.step([5], [20], whole)
+        packed(torch.ones(1, 21, dtype=torch.int64))
+    short = new_cache(packed.config, 4, 1, like=packed.tok_embeddings.weight)
+    packed.prefill([[1, 2, 3]], short)
+    packed.step([4], short)
+    with pytest.raises(DataError, match="position 5 is beyond the 4"):
+        packed.step([5], short)
+    whole = new_cache(packed.config, 30, 1, like=packed.tok_embeddings.weight)
+    with pytest.raises(DataError, match="position 21 is beyond the 20"):
+        packed.prefill([[1] * 21], whole)
 
 
 def test_cache_memory_is_the_formulas():
     for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2), (torch.float64, 8)):
         config = ModelConfig(dim=24, n_layers=3, n_heads=3, vocab_size=50)
         cache = new_cache(config, 17, 5, like=torch.empty(0, dtype=dtype))
-        held = sum(t.untyped_storage().nbytes() for c in cache for t in (c.keys, c.values))
+        held = sum(t.untyped_storage().nbytes() for t in (*cache.keys, *cache.values))
         assert held == cache_bytes(config, 17, 5, size)
     full = ModelConfig.from_name("7b")
     assert cache_bytes(full, 1, bytes_each=2) == 2**19  # 0.5 MiB a position
