@@ -101,6 +101,9 @@ class TokenFile:
         self._starts = np.cumsum([0, *lengths])
         self._map = lru_cache(maxsize=OPEN_MAPS)(self._map_shard)
         self._check_lengths()
+        self.offsets = self._map_offsets()
+        """Where each document begins in the shards laid end to end: ``(n_documents + 1,)``, on
+        disk."""
 
     def _check_lengths(self) -> None:
         for shard in self._shards:
@@ -112,9 +115,7 @@ class TokenFile:
             if size != expected:
                 raise DataError(f"{path} has {size} bytes instead of {expected}", REBUILD)
 
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        """Where each document begins in the concatenation of the shards: (n_documents + 1,)."""
+    def _map_offsets(self) -> np.ndarray:
         path = self.index.with_name(self._offsets_file["file"])
         try:
             offsets = np.load(path, mmap_mode="r", allow_pickle=False)
