@@ -51,9 +51,9 @@ def train(arguments: Sequence[str]) -> None:
         from minillama.scale.dry_run import dry_run, world_of
 
         return show(dry_run(config, world_of(config, preset, world))) if main_rank else None
-    from minillama.train.loop import train
+    from minillama.scale.runtime import train_distributed
 
-    run = train(config)
+    run = train_distributed(config)
     if main_rank:
         print(run)
 
@@ -117,7 +117,8 @@ def data(arguments: Sequence[str]) -> None:
         "fetch": "scale.sources:fetch",
         "build": "scale.build_corpus:build",
         "add": "scale.user_texts:add_texts",
-        "trace": "scale.build_corpus:trace",
+        "trace": "corpus.trace:trace",
+        "verify": "corpus.token_files:verify_corpus",
         "trove": "scale.datatrove:run_trove",
         "full": "scale.redpajama:build_full",
     }
@@ -386,9 +387,9 @@ def fail(message: str, code: int) -> None:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
             bar.close()
     if "WORLD_SIZE" in os.environ:
-        from minillama.scale.meeting import first_to_tell
+        from minillama.scale.rendezvous import first_to_report
 
-        if not first_to_tell(message):
+        if not first_to_report():
             sys.exit(code)
     print(f"{tag()}error: {message}", file=sys.stderr)
     sys.exit(code)

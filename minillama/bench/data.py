@@ -41,8 +41,8 @@ from minillama.corpus.hash_set import HashSet
 from minillama.corpus.heuristics import C4Rules, clean_page, drop_repeated_spans
 from minillama.corpus.language import LanguageModel
 from minillama.corpus.quality import WikipediaModel
+from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.errors import ConfigError, nearest
-from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.tokenizer import train_tokenizer
 
 PAGES, PROSE = ("sqlalchemy", ["*.html"]), ("django", ["*/docs/*.txt"])

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from minillama.corpus.books import Members, Texts, tidy
+from minillama.corpus.document import Members, Texts, tidy
 from minillama.corpus.latex_macros import Literals, expand_macros
 from minillama.corpus.scan import Ahead, cut_between
 from minillama.corpus.skip_errors import counted

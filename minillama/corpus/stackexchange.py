@@ -5,7 +5,7 @@ from typing import Any
 import yaml
 from yaml.events import AliasEvent
 
-from minillama.corpus.books import Members, Texts, tidy
+from minillama.corpus.document import Members, Texts, tidy
 
 MAX_DEPTH = 20
 

@@ -17,8 +17,8 @@ from defusedxml.ElementTree import iterparse
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.html import HTMLTree
 
-from minillama.corpus.books import Members, Texts, tidy
 from minillama.corpus.commoncrawl import check_depth
+from minillama.corpus.document import Members, Texts, tidy
 from minillama.corpus.skip_errors import counted
 from minillama.errors import DataError
 

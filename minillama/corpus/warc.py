@@ -13,8 +13,8 @@ from typing import IO
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
-from minillama.corpus.books import tidy
 from minillama.corpus.commoncrawl import TooDeep, html_to_text
+from minillama.corpus.document import tidy
 
 MAX_PAGE_BYTES = 16 * 2**20
 HTML_TYPES = ("text/html", "application/xhtml+xml")

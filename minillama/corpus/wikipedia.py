@@ -12,7 +12,7 @@ from defusedxml.ElementTree import iterparse
 from mwparserfromhell.nodes import Node
 from mwparserfromhell.wikicode import Wikicode
 
-from minillama.corpus.books import Members, Texts, tidy
+from minillama.corpus.document import Members, Texts, tidy
 from minillama.corpus.scan import Ahead, cut, cut_between
 from minillama.corpus.skip_errors import counted
 

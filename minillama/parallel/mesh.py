@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from minillama.config import ModelConfig
-from minillama.efficient.recompute import Recompute
 from minillama.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ class ParallelConfig:
     gather: Literal["micro_batch", "step"] = "micro_batch"
     """With shard > 1: when weights are gathered whole. In every micro_batch, one block at a time;
     or once a step, which sends less but keeps whole weights and gradients on every process."""
-    recompute: Recompute = "none"
+    recompute: Literal["none", "selective", "full"] = "none"
     """What of a block is computed again in the backward pass, to keep fewer activations."""
 
     def __post_init__(self) -> None:

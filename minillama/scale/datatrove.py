@@ -25,12 +25,12 @@ from tyro.conf import Positional
 from minillama.corpus.document import Document, no_surrogates
 from minillama.corpus.pipeline import Step, StepContext, load_documents
 from minillama.corpus.recipes import READERS, RECIPES, SIZES
+from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.corpus.statistics import StepStats
 from minillama.corpus.warc import crawled_pages
 from minillama.errors import ConfigError, DataError, nearest
 from minillama.files import read_json, write_json
 from minillama.scale.clean import Task, tasks_of
-from minillama.scale.sources import DOWNLOADS, SOURCES, load_sources
 
 
 @dataclass(frozen=True)

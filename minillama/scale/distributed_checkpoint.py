@@ -30,8 +30,8 @@ from minillama.scale.checkpoint_storage import (
     fill,
     read_index,
 )
-from minillama.scale.runtime import World
 from minillama.train import checkpoint
+from minillama.train.backend import LocalBackend
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW keeps of each weight: updates so far, mean gradient, mean squared gradient."""
@@ -50,7 +50,9 @@ class Saver:
         background: return as soon as the copy is made.
     """
 
-    def __init__(self, run: Path, keep: set[int], world: World, background: bool = False) -> None:
+    def __init__(
+        self, run: Path, keep: set[int], world: LocalBackend, background: bool = False
+    ) -> None:
         self.run, self.keep, self.world, self.background = run, keep, world, background
         # A group of its own: two threads must not talk at once over the same connections.
         self._group = dist.new_group(backend="gloo") if world.mesh else None
@@ -117,7 +119,7 @@ class Saver:
                 raise CheckpointError(*failure) from error
 
 
-def gather(value: Any, world: World) -> list[Any]:
+def gather(value: Any, world: LocalBackend) -> list[Any]:
     """The ``value`` of every rank, on every rank."""
     values = [value] * world.size
     if world.size > 1:
@@ -216,7 +218,7 @@ def whole(where: Path, model: Llama, optimizer: torch.optim.Optimizer) -> PieceR
     return PieceReader(where, index, moments)
 
 
-def last_good(run: Path, world: World) -> int | None:
+def last_good(run: Path, world: LocalBackend) -> int | None:
     """The newest step whose checkpoint is whole, the same on all ranks; each sums some files."""
     if world.size == 1:
         return checkpoint.last_good(run)

@@ -29,9 +29,9 @@ from minillama.parallel.communication import Collective, counted_bytes, step_tra
 from minillama.parallel.memory import GIB, GPUS, flops_per_token, memory_per_gpu
 from minillama.parallel.mesh import AXES, build_mesh, check_mesh
 from minillama.scale.launcher import launch
-from minillama.scale.runtime import World
+from minillama.scale.runtime import DistributedBackend
 from minillama.train.config import TrainConfig, preset_world
-from minillama.train.loop import backward, build_model
+from minillama.train.loop import backward
 from minillama.train.optimizer import build_optimizer
 
 TIMEOUT = 1800
@@ -230,9 +230,9 @@ def play(process: int, ranks: list[int], config: TrainConfig, world_size: int) -
     share = config.batch_sequences * config.parallel.tensor // world_size
     with nullcontext() if plain else simulated_rank(rank, world_size):
         mesh = None if plain else build_mesh(config.parallel, world_size, "cpu")
-        world = World(rank, 1, meta) if plain else World(rank, world_size, meta, mesh)
+        world = DistributedBackend(rank, 1 if plain else world_size, meta, mesh)
         with meta if plain else nullcontext():
-            model, step_model = build_model(config, world)
+            model, step_model = world.build_model(config)
         with FakeTensorMode(allow_non_fake_inputs=True):
             batch = torch.zeros(share, config.seq_len + 1, dtype=torch.int64)
             model.to_empty(device="cpu")
@@ -241,13 +241,17 @@ def play(process: int, ranks: list[int], config: TrainConfig, world_size: int) -
 
 
 def take_step(
-    config: TrainConfig, world: World, model: Llama, step_model: nn.Module, batch: Tensor
+    config: TrainConfig,
+    world: DistributedBackend,
+    model: Llama,
+    step_model: nn.Module,
+    batch: Tensor,
 ) -> Rank:
     """Take one step, and look at what this rank holds and has sent."""
     optimizer = build_optimizer(model, config.optimizer)
     weights = {name: piece(weight) for name, weight in model.named_parameters()}
     with FakeMemory(weights.values()) as memory, counted_bytes(world.mesh) as sent:
-        backward(step_model, batch, config)
+        backward(step_model, batch, config, world)
     optimizer.step()
     moments = [
         piece(state[name]) for state in optimizer.state.values()

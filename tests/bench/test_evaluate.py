@@ -10,9 +10,8 @@ import torch
 from benchmarks import make_wheel
 
 from minillama.apps import cli
-from minillama.apps.evaluate import open_library
 from minillama.bench import evaluate as bench
-from minillama.evaluate.tasks import find_task, load_questions
+from minillama.evaluate.tasks import find_task, load_questions, open_library
 
 
 @pytest.fixture

@@ -13,11 +13,12 @@ pytest.importorskip("datasets")
 
 from minillama.corpus.pipeline import StepContext
 from minillama.corpus.recipes import RECIPES
+from minillama.corpus.sources import load_sources
 from minillama.corpus.statistics import StepStats
 from minillama.errors import ConfigError, DataError
 from minillama.paper import TABLE1
 from minillama.scale import build_corpus, datatrove, redpajama
-from minillama.scale.clean import BuildDir
+from minillama.scale.clean import BuildDir, tasks_of
 from minillama.scale.datatrove import Engine, run_trove
 from minillama.scale.redpajama import build_full, documents, find_files
 from minillama.tokenizer import train_tokenizer
@@ -69,9 +70,10 @@ def places(tmp_path_factory):
             path = make(root / "downloads" / f"{name}{part}-1.0{ending}", files)
             packages.append((path, name, reader))
     sources = write_sources(root / "sources.toml", packages)
-    around = StepContext(sources, root / "downloads", scratch=root / "work")
-    shop = BuildDir(root / "work", around)
-    build_corpus.build_text(root / "corpus", shop, "nano", None, 1.0, 1)
+    context = StepContext(sources, root / "downloads", scratch=root / "work")
+    build_dir = BuildDir(root / "work", context)
+    tasks = tasks_of(load_sources(sources), "nano", None)
+    build_corpus.build_text(root / "corpus", build_dir, tasks, 1.0, 1)
     return root
 
 

@@ -18,9 +18,9 @@ from minillama.corpus.language import (
     WIKIPEDIA_LANGUAGES,
     LanguageModel,
 )  # fmt: skip
+from minillama.corpus.sources import load_sources
 from minillama.corpus.wikipedia import articles, clean_wikitext
 from minillama.errors import DataError
-from minillama.scale.sources import load_sources
 
 DOWNLOADS, SOURCES = ROOT / "data" / "downloads", ROOT / "data" / "sources.toml"
 FOLDERS = {

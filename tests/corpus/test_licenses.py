@@ -4,7 +4,7 @@ import pytest
 
 from minillama.corpus.archive import read_members
 from minillama.corpus.licenses import PATTERNS, license_at, license_of, permits, project_licenses
-from minillama.scale.sources import DOWNLOADS, load_sources
+from minillama.corpus.sources import DOWNLOADS, load_sources
 
 BSD = b"Redistribution and use in source and binary\nforms, with or without changes, are permitted"
 MIT = b"Permission is hereby granted, free of charge, to any person, to deal without restriction"

@@ -7,8 +7,8 @@ import pickle
 import re
 
 import pytest
-from test_warc import response
 from tiny import MIT, code, make_corpus, prose, sdist, wheel, write_sources
+from warc_records import response
 
 from minillama.corpus import books, c4, commoncrawl, github
 from minillama.corpus.document import Document
@@ -19,7 +19,7 @@ from minillama.corpus.token_files import read_documents, write_documents
 from minillama.errors import DataError
 from minillama.files import read_json, sha256
 from minillama.paper import TABLE1
-from minillama.scale.clean import alone
+from minillama.scale.clean import independent
 
 
 def documents(texts, names=None):
@@ -27,9 +27,9 @@ def documents(texts, names=None):
     return [Document(t, "s", "p==1", n) for t, n in zip(texts, names, strict=True)]
 
 
-def through(steps, texts, around=StepContext(), names=None):  # noqa: B008
+def through(steps, texts, context=StepContext(), names=None):  # noqa: B008
     rows = []
-    kept = list(run(steps, iter(documents(texts, names)), rows, around))
+    kept = list(run(steps, iter(documents(texts, names)), rows, context))
     return [document.text for document in kept], rows
 
 
@@ -54,7 +54,7 @@ def test_what_leaves_a_step_enters_the_next():
 
 @pytest.mark.parametrize("name", sorted(RECIPES))
 def test_steps_that_look_at_one_document_give_the_same_in_any_order(name):
-    steps = RECIPES[name][: alone(RECIPES[name])]
+    steps = RECIPES[name][: independent(RECIPES[name])]
     if name == "github":
         steps = steps[1:]  # licenses are of packages
     texts = [prose(i) if i % 2 else code(i) for i in range(20)]
@@ -122,10 +122,10 @@ def test_the_classifier_counts_and_drops_only_if_told_to(encyclopaedia):
 
 
 def test_steps_that_cannot_run_say_why(tmp_path):
-    around = StepContext(sources=tmp_path / "sources.toml")
-    around.sources.write_text("source = []")
+    context = StepContext(sources=tmp_path / "sources.toml")
+    context.sources.write_text("source = []")
     steps = [step for step in RECIPES["commoncrawl"] if step != commoncrawl.RepeatedLines()]
-    kept, rows = through(steps, [prose(i) for i in range(5)], around)
+    kept, rows = through(steps, [prose(i) for i in range(5)], context)
     assert len(kept) == 5
     assert [bool(row.note) for row in rows] == [False, False, True, True, True]
 

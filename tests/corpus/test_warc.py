@@ -4,28 +4,12 @@ import gzip
 from collections import Counter
 
 import pytest
+from warc_records import record, response
 
 from minillama.corpus.warc import MAX_PAGE_BYTES, warc_pages
 
 TEXT = "Llamas live in the high Andes, where they carry loads and are shorn once a year."
 PAGE = f"<html><body><nav><a href='/'>Home</a></nav><main><p>{TEXT}</p></main></body></html>"
-
-
-def record(
-    kind: str, body: bytes, address: str = "http://a.example/",
-    content: str = "application/http; msgtype=response",
-) -> bytes:  # fmt: skip
-    head = (
-        f"WARC/1.0\r\nWARC-Type: {kind}\r\nWARC-Target-URI: {address}\r\n"
-        "WARC-Date: 2020-01-01T00:00:00Z\r\nWARC-Record-ID: <urn:uuid:0-0>\r\n"
-        f"Content-Type: {content}\r\nContent-Length: {len(body)}\r\n\r\n"
-    )
-    return head.encode() + body + b"\r\n\r\n"
-
-
-def response(html: bytes, address="http://a.example/", status="200 OK", kind="text/html") -> bytes:
-    http = f"HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {len(html)}\r\n\r\n"
-    return record("response", http.encode() + html, address)
 
 
 def pages(*records: bytes, zipped: bool = True) -> tuple[list[tuple[str, str]], Counter]:

@@ -15,9 +15,9 @@ from minillama.parallel.communication import counted_bytes, totals
 from minillama.parallel.memory import memory_per_gpu
 from minillama.parallel.mesh import ParallelConfig
 from minillama.scale.dry_run import DryRun, FakeMemory, dry_run, piece, play, world_of
-from minillama.scale.runtime import join_world, leave_world
+from minillama.scale.runtime import join_world
 from minillama.train.config import TrainConfig, load_preset
-from minillama.train.loop import backward, build_model
+from minillama.train.loop import backward
 
 MESHES = {
     "2 x shard 2": ParallelConfig(shard=2, recompute="full"),
@@ -32,14 +32,14 @@ def config_for(parallel: ParallelConfig) -> TrainConfig:
 def real_step(rank: int, config: TrainConfig) -> dict[str, object]:
     """What a real process of a gloo group holds after a step, and has sent."""
     world = join_world("cpu", config.parallel)
-    model, step_model = build_model(config, world)
+    model, step_model = world.build_model(config)
     batch = torch.zeros(config.batch_sequences // world.data_size, config.seq_len + 1).long()
     with counted_bytes(world.mesh) as sent:
-        backward(step_model, batch, config)
+        backward(step_model, batch, config, world)
     held = {name: tuple(piece(weight).shape) for name, weight in model.named_parameters()}
     gradients = sum(piece(weight.grad).nbytes for weight in model.parameters())
     place = tuple(world.mesh.get_coordinate())
-    leave_world()
+    world.leave()
     return {"held": held, "gradients": gradients, "place": place, "sent": sent}
 
 

@@ -14,10 +14,10 @@ pytest.importorskip("datasets")
 
 from minillama.corpus.statistics import StepStats
 from minillama.corpus.token_files import open_corpus
+from minillama.corpus.trace import trace
 from minillama.errors import ConfigError, DataError
 from minillama.paper import TABLE1
 from minillama.scale import redpajama
-from minillama.scale.build_corpus import trace
 from minillama.scale.redpajama import FOLDERS, build_full, documents, find_files, stream
 from minillama.tokenizer import train_tokenizer
 

@@ -5,11 +5,12 @@ import tomllib
 import pytest
 from tiny import ROOT, sdist, wheel
 
+from minillama.corpus.sources import Source, load_sources
 from minillama.errors import DataError
 from minillama.files import sha256
 from minillama.paper import TABLE1
 from minillama.scale import sources
-from minillama.scale.sources import Source, fetch, load_sources
+from minillama.scale.sources import fetch
 
 ENTRY = """
 [[source]]
@@ -65,7 +66,7 @@ def test_the_real_list_is_well_formed():
 @pytest.mark.parametrize(
     "change, told",
     [
-        (("license", "license"), "license"),
+        (("license", "licence"), "licence"),
         (('sha256 = "' + ZEROS + '"\n', ""), "sha256"),
         ((ZEROS, "abc"), "64 hexadecimal digits"),
         (('"wheel"', '"egg"'), "unknown format egg"),
