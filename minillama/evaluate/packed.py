@@ -51,10 +51,11 @@ class PackedRow:
         self.tokens = windows[0].ids[:shared]
         self.positions = list(range(shared))
         self.part = [0] * shared
-        self.read: list[int] = []  # the places in the row from which an id is predicted
-        self.targets: list[int] = []  # the ids that are predicted there
+        self.read: list[int] = []
+        """The places in the row from which an id is predicted."""
+        self.targets: list[int] = []
+        """The ids that are predicted there."""
         for part, window in enumerate(windows, start=1):
-            # What the others do not have stands behind them all.
             own = window.ids[shared:-1]
             begin = len(self.tokens)
             self.tokens += own
@@ -72,14 +73,12 @@ class RowMask:
     """Where the ids of rows that lie end to end stand in a padded batch, and what they see."""
 
     def __init__(self, rows: list[PackedRow], device: torch.device) -> None:
-        # The part of each position in a padded batch.
         longest = max(map(len, rows))
         part = torch.full((len(rows), longest), -1)  # -1: padding
         for i, row in enumerate(rows):
             part[i, : len(row)] = torch.tensor(row.part)
         self.shape = part.shape
         self.inside = (part >= 0).flatten().nonzero().squeeze(1).to(device)
-        # Which positions see which: the context and themselves, never ahead.
         part = part.to(device)
         shared = part[:, None, :] == 0
         same = part[:, None, :] == part[:, :, None]
@@ -133,10 +132,8 @@ def score_rows(model: Llama, rows: list[PackedRow]) -> list[tuple[float, bool]]:
 def packed_attention(attention: nn.Module, x: Tensor, table: Tensor, mask: RowMask) -> Tensor:
     """``Attention.forward`` for rows that lie end to end: ``(1, all positions, dim)``."""
     heads = (-1, attention.head_dim)
-    # (1, all positions, heads, head_dim)
     q = apply_rotary(attention.wq(x).unflatten(-1, heads), table)
     k = apply_rotary(attention.wk(x).unflatten(-1, heads), table)
     v = attention.wv(x).unflatten(-1, heads)
-    # (rows, heads, longest, head_dim)
     mixed = F.scaled_dot_product_attention(mask.pad(q), mask.pad(k), mask.pad(v), mask.sees)
     return attention.wo(mask.unpad(mixed))
