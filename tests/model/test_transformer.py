@@ -6,7 +6,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minillama import teach
 from minillama.config import ModelConfig
 from minillama.errors import DataError
 from minillama.model import Llama
