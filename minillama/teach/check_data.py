@@ -1,6 +1,7 @@
 """Checks for the exercises of notebook 01 (data)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 
@@ -46,10 +47,7 @@ def check_similarity(answer: Callable) -> str:
         both = len(a & b)
         wrong = {
             f"those are runs of {n} letters; take runs of {n} words": by_letters,
-            "divide by the n-grams that are in either text, not in the first": both
-            / max(1, len(a)),
-            "divide by the n-grams that are in either text, not in the second": both
-            / max(1, len(b)),
+            "divide by the n-grams that are in either text": both / max(1, len(a)),
             "those in either text count once each": both / max(1, len(a) + len(b)),
         }
         diagnose(answer, (first, second, n), both / max(1, len(a | b)), wrong)
@@ -113,15 +111,9 @@ def check_rank_sequences(answer: Callable) -> str:
     return "no gap and no overlap, on 1, 2, 4 and 8 processes"
 
 
-def _longest_run(first: list | str, second: list | str) -> int:
-    """Return the longest stretch that two sequences share, by the usual table."""
-    best, above = 0, [0] * (len(second) + 1)
-    for here in first:
-        row = [0]
-        for j, there in enumerate(second):
-            row.append(above[j] + 1 if here == there else 0)
-        best, above = max(best, *row), row
-    return best
+def _longest_run(first: Sequence, second: Sequence) -> int:
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    return matcher.find_longest_match().size
 
 
 def _in_order(first: list[str], second: list[str]) -> int:
@@ -133,15 +125,6 @@ def _in_order(first: list[str], second: list[str]) -> int:
             row.append(above[j] + 1 if here == there else max(above[j + 1], row[j]))
         above = row
     return above[-1]
-
-
-def _at_one_place(first: list[str], second: list[str]) -> int:
-    """Return the longest run that stands at the same place of both."""
-    best = now = 0
-    for here, there in zip(first, second, strict=False):
-        now = now + 1 if here == there else 0
-        best = max(best, now)
-    return best
 
 
 @exercise
@@ -160,7 +143,9 @@ def check_longest_run(answer: Callable) -> str:
             "capitals do not count: compare in lower case": cased,
             "those words stand in the same order, but not without others between": _in_order(a, b),
             "those are words that both texts have; they must stand in a row": len(set(a) & set(b)),
-            "a run may stand at different places of the two texts": _at_one_place(a, b),
+            "a run may stand at different places of the two texts": _longest_run(
+                list(enumerate(a)), list(enumerate(b))
+            ),
             "those are letters in a row; count words": _longest_run(first.lower(), second.lower()),
         }
         diagnose(answer, (first, second), _longest_run(a, b), wrong)

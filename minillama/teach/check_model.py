@@ -90,9 +90,7 @@ def check_slowest_turn(answer: Callable) -> str:
         radian = theta ** ((head_dim - 2) / head_dim)
         wrong = {
             "a full turn is 2 pi radians, not 1": radian,
-            "the last pair is i = head_dim / 2 - 1: the exponent stays short of 1": 2
-            * math.pi
-            * theta,
+            "the last pair is i = head_dim / 2 - 1: it stays short of 1": 2 * math.pi * theta,
             "that is the fastest pair (i = 0)": 2 * math.pi,
         }
         diagnose(answer, (head_dim, theta), 2 * math.pi * radian, wrong, tolerance=1e-6)

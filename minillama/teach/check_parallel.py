@@ -183,12 +183,10 @@ def check_sharded_bytes(answer: Callable) -> str:
         between = 2 * (replicate - 1) / replicate * 4 * parameters / shard
         whole = passes * 8 * parameters if shard > 1 else 0
         wrong = {
-            "each pass gathers the weights twice: forward, and again backward": inside * 3 / 4
-            + between,
+            "each pass gathers the weights twice, also backward": inside * 3 / 4 + between,
             "weights travel in bfloat16, 2 bytes; only gradients have 4": inside * 3 / 2 + between,
             "a process need not send its own piece to itself: (n - 1) / n": whole + between,
-            "a replica averages only its piece, 1 / shard of the gradients": inside
-            + between * shard,
+            "a replica averages only its piece, 1 / shard of all": inside + between * shard,
             "the replicas' mean is taken once a step, not once a pass": inside + passes * between,
             "every pass gathers and scatters": one_pass + between,
             "the replicas' mean is missing": inside,

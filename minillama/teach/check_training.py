@@ -156,9 +156,7 @@ def check_loss_gradient(answer: Callable) -> str:
             "the loss is a mean: divide by the number of targets": right * counted,
             "the sign is turned round: softmax minus one-hot": -right,
             "the true piece is missing: subtract 1 from its probability": share / rows,
-            f"divide by the {counted} targets that count, not by all {rows}": right
-            * counted
-            / rows,
+            f"divide by the {counted} that count, not by all {rows}": right * counted / rows,
             "a target of -100 does not count: its row of the gradient is zero": unmasked / counted,
         }
         diagnose(answer, (logits, targets), right, wrong)
