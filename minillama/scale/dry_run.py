@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +20,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from minillama.corpus.token_files import open_corpus
 from minillama.efficient.memory_mode import MemoryMode
-from minillama.errors import ConfigError
+from minillama.errors import ConfigError, DataError
 from minillama.model import Llama
 from minillama.parallel.communication import Collective, counted_bytes, step_traffic, totals
 from minillama.parallel.memory import GIB, GPUS, flops_per_token, memory_per_gpu
 from minillama.parallel.mesh import AXES, build_mesh, check_mesh
 from minillama.scale.launcher import launch
 from minillama.scale.runtime import DistributedBackend
+from minillama.tables import text_table
 from minillama.train.config import TrainConfig, preset_world
 from minillama.train.loop import backward
 from minillama.train.optimizer import build_optimizer
@@ -120,64 +123,86 @@ class DryRun:
         mesh = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, self.mesh, strict=True))
         each = "each" if self.mesh[2] == 1 else f"each {self.mesh[2]} together"
         need, room = sum(self.memory.values()) / GIB, GPUS[GPU].memory
+        sequences = "1 sequence" if self.sequences == 1 else f"{self.sequences} sequences"
+        passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
         return [
             f"{self.world:,} x {GPU}, {mesh}: {need:.0f} of {room} GiB used.",
-            f"{count(self.sequences, 'sequence', 'sequences')} a step on {each}, "
-            f"in {count(self.passes, 'pass', 'passes')} of {self.micro_batch}; "
+            f"{sequences} a step on {each}, in {passes} of {self.micro_batch}; "
             f"{self.days:.1f} days at {MFU:.0%} of peak.",
         ]
 
     def render(self) -> str:
         """The summary, then what each simulated rank holds and sends."""
         config, ranks = self.config, self.ranks
-        blank = [""] * len(ranks)
         lines = [
-            f"{config.name}: {config.model.num_parameters():,} parameters on", *self.summary(),
-            f"{config.batch_tokens:,} tokens a step, {config.total_steps:,} steps.", "",
-            row("", *(f"rank {rank.rank:,}" for rank in ranks)),
-            row(" x ".join(AXES), *(" x ".join(map(str, rank.place)) for rank in ranks)),
-            row("parameters held", *(f"{rank.parameters:,}" for rank in ranks)),
-            "", row("shards", *blank, "whole"),
-        ]  # fmt: skip
-        for name, (whole, _) in ranks[0].shards.items():
-            lines.append(row(name, *(shape(rank.shards[name][1]) for rank in ranks), shape(whole)))
-        after = ["after the step"] * len(ranks)
-        lines += ["", row("memory, GiB", *after, "at the peak")]
-        for name, size in self.memory.items():
-            lines.append(row(name, *(gib(rank.held.get(name)) for rank in ranks), gib(size)))
-        resting = self.memory["Adam's moments"]
-        lines.append(row("peak without moments", *(gib(rank.peak) for rank in ranks),
-                         gib(sum(self.memory.values()) - resting)))  # fmt: skip
-        lines += ["", row("sent in a step, GiB", *blank, "calculated")]
-        columns = [totals(rank.sent) for rank in ranks] + [totals(self.traffic)]
-        for key in sorted(set().union(*columns)):
-            lines.append(row(" ".join(key), *(gib(sums.get(key, (0, 0))[1]) for sums in columns)))
-        lines.append(row("collectives", *(f"{len(rank.sent):,}" for rank in ranks)))
+            f"{config.name}: {config.model.num_parameters():,} parameters on",
+            *self.summary(),
+            f"{config.batch_tokens:,} tokens a step, {config.total_steps:,} steps.",
+            describe_corpus(config),
+            "",
+        ]
+        rows = [
+            [" x ".join(AXES), *(" x ".join(map(str, rank.place)) for rank in ranks), ""],
+            ["parameters held", *(f"{rank.parameters:,}" for rank in ranks), ""],
+            *self._shard_rows(),
+            *self._memory_rows(),
+            *self._traffic_rows(),
+        ]
+        lines.append(text_table(["", *(f"rank {rank.rank:,}" for rank in ranks), ""], rows))
         if config.parallel.tensor > 1 and config.parallel.sequence:
             lines.append(ON_GPUS)
         return "\n".join(lines)
 
     __str__ = render
 
+    def _shard_rows(self) -> list[list[str]]:
+        rows = self._section("shards", "", "whole")
+        for name, (whole, _) in self.ranks[0].shards.items():
+            shapes = [*(rank.shards[name][1] for rank in self.ranks), whole]
+            rows.append([name, *(" x ".join(map(str, shape)) for shape in shapes)])
+        return rows
 
-def row(name: str, *cells: str) -> str:
-    """A line of the table."""
-    return f"{name:<33}{''.join(f'{cell:>16}' for cell in cells)}".rstrip()
+    def _memory_rows(self) -> list[list[str]]:
+        rows = self._section("memory, GiB", "after the step", "at the peak")
+        for name, size in self.memory.items():
+            rows.append([name, *(gib(rank.held.get(name)) for rank in self.ranks), gib(size)])
+        calculated = sum(self.memory.values()) - self.memory["Adam's moments"]
+        peaks = [gib(rank.peak) for rank in self.ranks]
+        rows.append(["peak without moments", *peaks, gib(calculated)])
+        return rows
 
+    def _traffic_rows(self) -> list[list[str]]:
+        rows = self._section("sent in a step, GiB", "", "calculated")
+        columns = [totals(rank.sent) for rank in self.ranks] + [totals(self.traffic)]
+        for key in sorted(set().union(*columns)):
+            sent = [sums.get(key, (0, 0))[1] for sums in columns]
+            rows.append([" ".join(key), *map(gib, sent)])
+        rows.append(["collectives", *(f"{len(rank.sent):,}" for rank in self.ranks), ""])
+        return rows
 
-def count(number: int, one: str, more: str) -> str:
-    """``1 pass``, ``4 passes``."""
-    return f"{number} {one if number == 1 else more}"
-
-
-def shape(sizes: tuple[int, ...]) -> str:
-    """``8192 x 22016``."""
-    return " x ".join(map(str, sizes))
+    def _section(self, title: str, each: str, last: str) -> list[list[str]]:
+        blank = [""] * (len(self.ranks) + 2)
+        return [blank, [title, *(each for _ in self.ranks), last]]
 
 
 def gib(size: float | None) -> str:
     """Four digits; nothing for what is not known."""
     return "" if size is None else f"{size / GIB:.4g}"
+
+
+def describe_corpus(config: TrainConfig) -> str:
+    """One line on the run's corpus, by its manifest and its files' sizes: no text is read."""
+    if not Path(config.corpus).exists():
+        return f"{config.corpus} is not built yet."
+    try:
+        corpus = open_corpus(config.corpus, verify=False)
+    except DataError as error:
+        return f"{error}"
+    tokens = sum(file.tokens for file in corpus.train.values())
+    line = f"{config.corpus}: {tokens:,} tokens in {len(corpus.slices)} slices"
+    if corpus.vocab_size != config.model.vocab_size:
+        return f"{line}, of a vocabulary of {corpus.vocab_size}, not {config.model.vocab_size}."
+    return f"{line}; the run reads {config.tokens / tokens:.2f} times as many."
 
 
 def dry_run(config: TrainConfig, world: int) -> DryRun:
@@ -198,21 +223,21 @@ def dry_run(config: TrainConfig, world: int) -> DryRun:
     return DryRun(config, world, tuple(seen))
 
 
-def world_of(config: TrainConfig, preset: str | None = None, asked: str | None = None) -> int:
-    """How many ranks to simulate: as many as asked for, else as torchrun has started.
+def world_of(config: TrainConfig, preset: str | None = None, requested: str | None = None) -> int:
+    """How many ranks to simulate: as many as requested, else as torchrun has started.
 
     Else as many as the command starts that the preset opens with, or as few as the mesh takes.
 
     Raises:
-        ConfigError: what was asked for is no number of processes.
+        ConfigError: what was requested is no number of processes.
     """
-    asked = asked or os.environ.get("WORLD_SIZE")
-    if asked is None:
+    requested = requested or os.environ.get("WORLD_SIZE")
+    if requested is None:
         fewest = max(1, config.parallel.shard) * config.parallel.tensor
         return (preset_world(preset) if preset else None) or fewest
-    if not asked.isdecimal() or int(asked) < 1:
-        raise ConfigError(f"--world {asked}", "it is a number of processes, at least 1")
-    return int(asked)
+    if not requested.isdecimal() or int(requested) < 1:
+        raise ConfigError(f"--world {requested}", "it is a number of processes, at least 1")
+    return int(requested)
 
 
 def play(process: int, ranks: list[int], config: TrainConfig, world_size: int) -> Rank:
@@ -246,13 +271,13 @@ def take_step(
 ) -> Rank:
     """Take one step, and look at what this rank holds and has sent."""
     optimizer = build_optimizer(model, config.optimizer)
-    weights = {name: piece(weight) for name, weight in model.named_parameters()}
+    weights = {name: local_part(weight) for name, weight in model.named_parameters()}
     there = [*weights.values(), *model.buffers(), batch]
     with FakeMemory(there) as memory, counted_bytes(world.mesh) as sent:
         backward(step_model, batch, config, world)
     optimizer.step()
     moments = [
-        piece(state[name]) for state in optimizer.state.values()
+        local_part(state[name]) for state in optimizer.state.values()
         for name in ("exp_avg", "exp_avg_sq")
     ]  # fmt: skip
     return Rank(
@@ -266,7 +291,7 @@ def take_step(
         },
         held={
             "weights": sum(weight.nbytes for weight in weights.values()),
-            "gradients": sum(piece(weight.grad).nbytes for weight in model.parameters()),
+            "gradients": sum(local_part(weight.grad).nbytes for weight in model.parameters()),
             "Adam's moments": sum(moment.nbytes for moment in moments),
         },
         peak=memory.peak,
@@ -274,7 +299,7 @@ def take_step(
     )
 
 
-def piece(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """What this rank holds of a parameter, or of a tensor that goes with one."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

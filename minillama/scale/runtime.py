@@ -135,7 +135,7 @@ class DistributedBackend(LocalBackend):
             self._timer = threading.Timer(limit, self._give_up)
             self._timer.daemon = True
             self._timer.start()
-            faulthandler.dump_traceback_later(2 * limit, exit=True)  # if even Python hangs
+            faulthandler.dump_traceback_later(2 * limit, exit=True, file=2)  # if even Python hangs
 
     def _give_up(self) -> None:
         """No step finishes: one rank says so, each shows its stacks and ends."""
@@ -143,7 +143,7 @@ class DistributedBackend(LocalBackend):
             what = f"no step has finished for {self._timer.interval:g} s; the stacks follow"
             hint = "if steps, validation and checkpoints take so long, raise --hang-seconds"
             print(f"[rank {self.rank}] error: {MinillamaError(what, hint)}", file=sys.stderr)
-        faulthandler.dump_traceback(all_threads=True)
+        faulthandler.dump_traceback(file=2)
         os._exit(1)
 
     def leave(self) -> None:
