@@ -12,7 +12,7 @@ import pytest
 import tyro
 from tiny import ROOT
 
-import minillama.train.loop
+import minillama.scale.runtime
 from minillama.apps.cli import HELP, VERBS, main
 
 README = ROOT / "README.md"
@@ -64,8 +64,9 @@ def check(words: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
 
     parsed: list[Callable[..., Any]] = []
     monkeypatch.setattr("minillama.apps.cli.tyro", SimpleNamespace(cli=parse_only, conf=tyro.conf))
-    monkeypatch.setattr("minillama.train.loop.train", stub(minillama.train.loop.train))
-    monkeypatch.setattr("minillama.scale.dry_run.dry_run", stub(minillama.train.loop.train))
+    train_stub = stub(minillama.scale.runtime.train_distributed)
+    monkeypatch.setattr("minillama.scale.runtime.train_distributed", train_stub)
+    monkeypatch.setattr("minillama.scale.dry_run.dry_run", train_stub)
     try:
         main(arguments)
     except SystemExit as ended:

@@ -115,11 +115,14 @@ def measure_machine(size: int = 1024, repeat: int = 5) -> Machine:
     The product of two ``size x size`` matrices gives FLOP/s; a matrix of 32 times as many numbers,
     which no cache holds, times a vector gives byte/s. The best of ``repeat`` times counts.
     """
-    square, tall = torch.randn(size, size), torch.randn(32 * size, size)
+    square = torch.randn(size, size)
+    tall = torch.randn(32 * size, size)
+    # The first call of each warms up.
     products = timeit.repeat(lambda: square @ square, number=1, repeat=repeat + 1)
     reads = timeit.repeat(lambda: tall @ square[0], number=1, repeat=repeat + 1)
-    # The first call of each warms up.
-    return Machine(2 * size**3 / min(products[1:]), tall.nbytes / min(reads[1:]))
+    peak = 2 * size**3 / min(products[1:])
+    bandwidth = tall.nbytes / min(reads[1:])
+    return Machine(peak, bandwidth)
 
 
 @dataclass(frozen=True)
@@ -241,8 +244,12 @@ def cheapest(models: Sequence[TrainedModel]) -> dict[TrainedModel, tuple[float, 
     ordered = sorted(models, key=lambda model: (model.flops_per_token, model.training_flops))
     found = {}
     for i, model in enumerate(ordered):
-        begin = max((crossover(model, larger) for larger in ordered[i + 1 :]), default=0.0)
-        end = min((crossover(smaller, model) for smaller in ordered[:i]), default=math.inf)
+        # Cheaper than all larger ones from here on, and than all smaller ones up to there.
+        begin, end = 0.0, math.inf
+        for larger in ordered[i + 1 :]:
+            begin = max(begin, crossover(model, larger))
+        for smaller in ordered[:i]:
+            end = min(end, crossover(smaller, model))
         if begin < end:
             found[model] = (begin, end)
     return found

@@ -33,8 +33,9 @@ VERBS: dict[str, tuple[str, str | dict[str, str]]] = {
             "fetch": "scale.sources:fetch",
             "build": "scale.build_corpus:build",
             "add": "scale.user_texts:add_texts",
-            "trace": "scale.build_corpus:trace",
-            "trove": "scale.datatrove:run_trove",
+            "trace": "corpus.trace:trace",
+            "verify": "corpus.token_files:verify_corpus",
+            "datatrove": "scale.datatrove:run_datatrove",
             "full": "scale.redpajama:build_full",
         },
     ),
@@ -168,9 +169,9 @@ def train(arguments: Sequence[str]) -> None:
         if main_rank:
             print_result(dry_run(config, world_of(config, preset, world)))
         return
-    from minillama.train.loop import train
+    from minillama.scale.runtime import train_distributed
 
-    run = train(config)
+    run = train_distributed(config)
     if main_rank:
         print(run)
 
@@ -242,9 +243,9 @@ def fail(message: str, code: int) -> None:
         for bar in list(getattr(sys.modules["tqdm"].tqdm, "_instances", ())):
             bar.close()
     if "WORLD_SIZE" in os.environ:
-        from minillama.scale.meeting import first_to_tell
+        from minillama.scale.rendezvous import first_to_report
 
-        if not first_to_tell(message):
+        if not first_to_report():
             sys.exit(code)
     print(f"{tag()}error: {message}", file=sys.stderr)
     sys.exit(code)

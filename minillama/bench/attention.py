@@ -60,9 +60,11 @@ def expected_saved(name: str, heads: int, head_dim: int, seq_len: int) -> int:
     logarithms of the softmax's sums.
     """
     vectors = 4 * heads * seq_len * head_dim
-    table = (4 * heads + 1) * seq_len**2
+    if name == NAIVE:
+        table = (4 * heads + 1) * seq_len**2
+        return 3 * vectors + table
     sums = 4 * heads * seq_len
-    return 3 * vectors + table if name == NAIVE else 4 * vectors + sums
+    return 4 * vectors + sums
 
 
 def naive_peak(heads: int, head_dim: int, seq_len: int) -> int:

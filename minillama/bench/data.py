@@ -5,8 +5,8 @@ counted is the time of the processor, child processes included. Its steps have t
 come nearest to ours:
 
 - extraction: Trafilatura, as FineWeb used it, against resiliparse;
-- language: the same file, fastText's quantized lid.176, through the same predictor; theirs ranks
-  all 176 languages of the whole text, ours finds the best one of the first 10,000 characters;
+- language: the same file, fastText's quantized lid.176, through the same predictor; datatrove
+  ranks all 176 languages of the whole text, ours the best of the first 10,000 characters;
 - quality: C4's rules with the same numbers of words and sentences;
 - repeated lines and repeated spans of three sentences: its sentence deduplication, with lines or
   with sentences;
@@ -267,10 +267,12 @@ def measure_step(
 def add_up(rows: Sequence[DataRow]) -> list[DataRow]:
     """All the steps that both have done, one after the other, as a row; none if there is none."""
     both = [row for row in rows if row.reference is not None]
+    if not both:
+        return []
+    megabytes = both[0].megabytes  # what comes in is counted once
     ours = sum(row.ours for row in both)
     reference = sum(row.reference for row in both)
-    # What comes in is counted once.
-    return [DataRow("together", row.megabytes, ours, "", reference) for row in both[:1]]
+    return [DataRow("together", megabytes, ours, reference=reference)]
 
 
 def bench_data(

@@ -14,13 +14,12 @@ from pathlib import Path
 
 import torch
 
-from minillama.apps.evaluate import open_library
 from minillama.bench.race import Columns, Result, race, table_of
 from minillama.config import ModelConfig
 from minillama.errors import ConfigError
 from minillama.evaluate.multiple_choice import Requests, encode, log_likelihoods
 from minillama.evaluate.scoring import credit
-from minillama.evaluate.tasks import Question, find_task, load_questions
+from minillama.evaluate.tasks import Question, find_task, load_questions, open_library
 from minillama.interop import huggingface
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer, train_tokenizer
@@ -98,9 +97,9 @@ COLUMNS: Columns = {
 def summarize(name: str, questions: Sequence[Question], results: dict[str, Result]) -> EvaluateRow:
     """A contestant's row; the first of ``results`` is what the others are compared with."""
     base, result = next(iter(results.values())), results[name]
-    own, reference = result.outputs[-1], base.outputs[-1]
+    answers = zip(questions, result.outputs[-1], base.outputs[-1], strict=True)
     raw = normalized = furthest = 0.0
-    for question, scores, others in zip(questions, own, reference, strict=True):
+    for question, scores, others in answers:
         lengths = [len(text[1:]) for _, text in question.requests]
         per_character = [score / n for score, n in zip(scores, lengths, strict=True)]
         raw += credit(scores, question.answer)
@@ -108,8 +107,10 @@ def summarize(name: str, questions: Sequence[Question], results: dict[str, Resul
         gaps = [abs(a - b) for a, b in zip(scores, others, strict=True)]
         furthest = max(furthest, *gaps)
     n = len(questions)
+    rate = n / result.median
     ratio = base.slower_than(result)
-    return EvaluateRow(name, n / result.median, ratio, raw / n, normalized / n, furthest)
+    accuracies = (raw / n, normalized / n)
+    return EvaluateRow(name, rate, ratio, *accuracies, furthest)
 
 
 def bench_evaluate(
@@ -157,6 +158,6 @@ def bench_evaluate(
     )
     print(table_of(rows, COLUMNS))
     equal = len({(row.accuracy, row.accuracy_norm) for row in rows}) == 1
-    print(f"accuracies are {'equal' if equal else 'NOT equal'}; furthest: largest difference of a "
-          "log-likelihood, in nats")  # fmt: skip
+    verdict = "equal" if equal else "NOT equal"
+    print(f"accuracies are {verdict}; furthest: largest difference of a log-likelihood, in nats")
     return rows

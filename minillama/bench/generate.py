@@ -85,7 +85,8 @@ def write_with(decoder: Decoder, prompts: list[list[int]], tokens: int) -> Timed
     began = time.perf_counter()
     ids = generate_tokens(decoder, prompts, Sampling(0.0), tokens, batch_size=len(prompts))
     seconds = time.perf_counter() - began
-    return Timed(seconds / sum(map(len, ids)), ids[0])
+    written = sum(map(len, ids))
+    return Timed(seconds / written, ids[0])
 
 
 def build_transformers(model: Llama, prompt: list[int], tokens: int) -> Turn | None:
@@ -120,7 +121,7 @@ def run_llama2c(binary: Path, file: Path, tokens: int) -> Timed:
         raise ConfigError(message, "name a built llama2.c") from error
     found = re.search(rb"tok/s: *([0-9.]+)", done.stderr + done.stdout)
     if done.returncode or not found:
-        raise ConfigError(f"{binary} told no tokens a second", "name a built llama2.c")
+        raise ConfigError(f"{binary} prints no tokens a second", "name a built llama2.c")
     return Timed(1 / float(found[1]), [])
 
 
@@ -132,12 +133,15 @@ def measure_generation(
     limit = bandwidth(int(token_bytes[base]))
     results = race(contestants, rounds)
     rows = []
+    reference = results[base].outputs[-1]
     for name, result in results.items():
-        rate, ratio = 1 / result.median, results[base].slower_than(result)
-        ids, reference = result.outputs[-1], results[base].outputs[-1]
+        rate = 1 / result.median
+        ratio = results[base].slower_than(result)
+        share = rate * token_bytes[name] / limit
+        # How far its ids are those of the first contestant.
+        ids = result.outputs[-1]
         same = [a == b for a, b in zip(ids, reference, strict=False)]
         equal = [*same, False].index(False) if ids else None
-        share = rate * token_bytes[name] / limit
         rows.append(GenerateRow(name, rate, 1 / result.best, ratio, share, equal))
     return rows
 
@@ -164,11 +168,13 @@ def quantization_cost(model: Llama, corpus: Corpus, max_tokens: int) -> tuple[fl
 def make_vocabulary(vocab_size: int) -> Tokenizer:
     """A vocabulary of any size, for a model without one."""
     entries = [Piece("<unk>", 0, Kind.UNKNOWN)]
-    entries += [Piece(mark, 0, Kind.CONTROL) for mark in ("<s>", "</s>")]
-    entries += [Piece(f"<0x{byte:02X}>", 0, Kind.BYTE) for byte in range(256)]
-    entries += [Piece(SPACE, 0, Kind.NORMAL)]
-    words = range(vocab_size - len(entries))
-    entries += [Piece(f"{SPACE}w{i}", -i, Kind.NORMAL) for i in words]
+    for mark in ("<s>", "</s>"):
+        entries.append(Piece(mark, 0, Kind.CONTROL))
+    for byte in range(256):
+        entries.append(Piece(f"<0x{byte:02X}>", 0, Kind.BYTE))
+    entries.append(Piece(SPACE, 0, Kind.NORMAL))
+    for i in range(vocab_size - len(entries)):
+        entries.append(Piece(f"{SPACE}w{i}", -i, Kind.NORMAL))
     return tokenizer_of(entries, "the benchmark's vocabulary")
 
 

@@ -19,7 +19,7 @@ import torch
 
 from minillama.bench.peak import allocated
 from minillama.bench.race import Columns, Result, race, table_of
-from minillama.bench.train import ModelAndLoss, Trainee, build_huggingface, ceiling, flops_per_token
+from minillama.bench.train import ModelAndLoss, Trainee, build_huggingface, ceiling
 from minillama.config import ModelConfig
 from minillama.efficient import differentiate_by_hand
 from minillama.efficient.recompute import recompute_blocks
@@ -28,7 +28,13 @@ from minillama.figures.efficiency import bench_command
 from minillama.figures.provenance import provenance
 from minillama.files import write_json
 from minillama.model import Llama
-from minillama.parallel.memory import GPUS, Kept, memory_per_gpu, recognize_gpu
+from minillama.parallel.memory import (
+    GPUS,
+    Kept,
+    flops_per_token,
+    memory_per_gpu,
+    recognize_gpu,
+)
 from minillama.train.allocator import keep_freed_memory
 
 SIZES = {
@@ -119,10 +125,11 @@ def measure_size(
     trainees, results = train_in_turn(config, kept, setting, steps, beside)
     *_, base = results.values()
     tokens = setting.micro_batch * config.max_seq_len
+    flops = flops_per_token(config, config.max_seq_len, embedding=False)
     rows = []
     for name, result in results.items():
         rate = tokens / result.median
-        mfu = rate * flops_per_token(config) / peak
+        mfu = rate * flops / peak
         memory = peak_memory(trainees[name], setting.device)
         expected = 0.0 if name == HUGGING_FACE else estimate(config, name, setting)
         row = (config.num_parameters(), rate, mfu, base.slower_than(result), memory, expected)

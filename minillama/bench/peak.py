@@ -1,19 +1,14 @@
 """How much memory a computation takes at its highest, and how much of it stays.
 
-On a GPU torch's allocator tells. On a CPU nobody keeps the books, so a mode that sees every tensor
-operation does: a block of memory counts from the operation that makes it until its last tensor is
-gone. What a kernel allocates and frees within one operation is not seen.
+On a GPU torch's allocator tells, on a CPU ``efficient.memory_mode``.
 """
 
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode, is_traceable_wrapper_subclass_type
-from torch.utils._pytree import tree_leaves
+
+from minillama.efficient.memory_mode import MemoryMode
 
 
 @dataclass(frozen=True)
@@ -37,50 +32,8 @@ def allocated(function: Callable[[], object], device: torch.device | str = "cpu"
         peak, held = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
         del result
         return Allocated(peak - before, held - before)
-    with _Books() as books:
+    with MemoryMode() as memory:
         result = function()
-    held = books.now
+    held = memory.now
     del result
-    return Allocated(books.peak, held)
-
-
-class _Books(TorchDispatchMode):
-    """Keeps the sum of all memory blocks that operations have made and that are still in use."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self.seen: set[int] = set()
-
-    def __torch_dispatch__(
-        self, operation: Any, types: Any, args: tuple = (), kwargs: dict | None = None
-    ) -> Any:
-        if any(map(is_traceable_wrapper_subclass_type, types)):
-            return NotImplemented  # a DTensor: what it does with its local tensor comes by later
-        kwargs = kwargs or {}
-        for tensor in _tensors((args, kwargs)):
-            self.enter(tensor, count=False)  # it was there before, unless it is in the books
-        result = operation(*args, **kwargs)
-        for tensor in _tensors(result):
-            self.enter(tensor, count=True)
-        return result
-
-    def enter(self, tensor: Tensor, count: bool) -> None:
-        """Write down the tensor's memory block, until it is freed."""
-        storage = tensor.untyped_storage()
-        if storage._cdata in self.seen:
-            return
-        size = storage.nbytes() * count
-        self.seen.add(storage._cdata)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self.leave, storage._cdata, size).atexit = False
-
-    def leave(self, address: int, size: int) -> None:
-        """Strike a memory block that is freed."""
-        self.seen.discard(address)
-        self.now -= size
-
-
-def _tensors(values: object) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor)]
+    return Allocated(memory.peak, held)

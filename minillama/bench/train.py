@@ -20,6 +20,7 @@ from minillama.bench.race import Columns, Timed, race, table_of
 from minillama.config import ModelConfig
 from minillama.interop import huggingface
 from minillama.model import Llama
+from minillama.parallel.memory import flops_per_token
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.optimizer import OptimizerConfig, build_optimizer, clip_gradients
 
@@ -34,12 +35,6 @@ def model_config(width: int) -> ModelConfig:
     """The benchmark's model of a given width."""
     layers, heads = WIDTHS[width]
     return ModelConfig(width, layers, heads, VOCAB, multiple_of=32, max_seq_len=SEQ_LEN)
-
-
-def flops_per_token(config: ModelConfig) -> int:
-    """Matrix-product FLOP of one training token: 6 per matrix weight, and causal attention."""
-    matrices = config.num_parameters() - config.vocab_size * config.dim  # embeddings are looked up
-    return 6 * matrices + 12 * config.n_layers * config.dim * config.max_seq_len // 2
 
 
 def build_minillama(config: ModelConfig) -> ModelAndLoss:
@@ -159,7 +154,8 @@ def measure_training(width: int, setting: str, steps: int, compiled: bool) -> Tr
         assert result.outputs[-1] < result.outputs[0], f"{name} did not learn"
     ours, reference = results["minillama"], results["huggingface"]
     rates = [BATCH * SEQ_LEN / result.median for result in (ours, reference)]
-    share = rates[0] * flops_per_token(model_config(width)) / ceiling()
+    flops = flops_per_token(model_config(width), SEQ_LEN, embedding=False)
+    share = rates[0] * flops / ceiling()
     return TrainRow(width, setting, sizes["minillama"], *rates, reference.slower_than(ours), share)
 
 

@@ -93,9 +93,13 @@ def math_answer(text: str) -> str | None:
 def _plain(number: str) -> str:
     """As in 1,200.50 -> 1200.5, .5 -> 0.5 and 007 -> 7."""
     whole, _, decimals = number.replace(",", "").partition(".")
-    digits, decimals = whole.lstrip("-0") or "0", decimals.rstrip("0")
-    plain = f"{digits}.{decimals}" if decimals else digits
-    return f"-{plain}" if whole.startswith("-") and plain != "0" else plain
+    plain = whole.lstrip("-0") or "0"
+    decimals = decimals.rstrip("0")
+    if decimals:
+        plain += f".{decimals}"
+    if whole.startswith("-") and plain != "0":
+        plain = f"-{plain}"
+    return plain
 
 
 DECORATION = (

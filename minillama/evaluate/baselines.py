@@ -55,10 +55,7 @@ def ngram_bits_per_byte(
     seen: StatelessDataLoader | None = None,
     steps: int = 0,
 ) -> dict:
-    """Validation loss and bits per byte, on the windows that models are scored on.
-
-    Arguments as in ``perplexity.score`` and ``training_tokens``.
-    """
+    """Validation loss and bits per byte; arguments as in ``score`` and ``training_tokens``."""
     model = NGram(training_tokens(corpus, seen, steps), corpus.vocab_size, order)
     return score(corpus, model.log_prob, max_tokens, seq_len)
 
@@ -95,12 +92,7 @@ def byte_ngram_bits_per_byte(
 
 
 def request_log_likelihoods(model: NGram, requests: Sequence[tuple[list[int], int]]) -> list[float]:
-    """log P(completion | context) in nats, as ``multiple_choice.log_likelihoods`` of a Llama.
-
-    Args:
-        model: an n-gram model over the pieces that the requests are encoded with.
-        requests: ids of context and completion, and where the completion begins.
-    """
+    """log P(completion | context) in nats, as ``multiple_choice.log_likelihoods`` of a Llama."""
     totals: list[float] = []
     for first in range(0, len(requests), REQUESTS_AT_ONCE):
         # All requests in one array, apart by borders, which no n-gram crosses.
@@ -122,11 +114,6 @@ def baseline_results(
 
     They depend on the text and the questions, not on the run, so they are kept beside the runs, in
     RUNS/CORPUS-null[.limit-L].json, where the other sizes of a ladder find them.
-
-    Args:
-        run: the run folder, whose corpus is counted.
-        task_runs: what to ask.
-        settings: what is asked and how.
     """
     corpus = corpus_of(run)
     if corpus is None:

@@ -56,14 +56,9 @@ class Outcome:
 
 
 def run_program(parts: Sequence[str], limits: Limits = DEFAULT) -> Outcome:
-    """Run a program in the sandbox.
+    """Run sources one after the other in one module, the code and then its tests, in the sandbox.
 
-    Args:
-        parts: sources that run one after the other in one module: the code, then its tests.
-        limits: what it may use.
-
-    Raises:
-        ConfigError: this system cannot confine a program.
+    Raises ``ConfigError`` if this system cannot confine a program.
     """
     outcome, active = _run(parts, limits)
     if not active:

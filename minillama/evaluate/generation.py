@@ -174,7 +174,7 @@ def stops(tokenizer: Tokenizer, stop: Sequence[str]) -> Callable[[int, list[int]
 
 
 def as_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of ids that stand behind other text (so the space at the beginning is kept)."""
+    """The text of ids that stand behind other text: the space at the beginning is kept."""
     kept = ids[: ids.index(tokenizer.eos_id)] if tokenizer.eos_id in ids else ids
     return b"".join(tokenizer.piece_bytes[i] for i in kept).decode("utf-8", "replace")
 
@@ -188,8 +188,8 @@ def cut_at(text: str, stop: Sequence[str]) -> str:
 def judge_answers(task: Task, problems: Sequence[Problem], rows: list[Row]) -> None:
     """Fill in ``scores`` of the texts, their mean ``score``, and what they were judged by.
 
-    ``answers`` are what was found in the texts; ``majority_score`` is the score of the answer that
-    most of them gave; ``reasons`` say what became of programs.
+    That is ``answers`` found in them and the score of the most frequent one, or ``reasons``, which
+    say what became of programs.
     """
     if task.program is not None:
         programs = []
@@ -214,15 +214,9 @@ def judge_answers(task: Task, problems: Sequence[Problem], rows: list[Row]) -> N
 
 
 def summarize(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
-    """The results of a benchmark, from its rows alone.
+    """The results of a benchmark, from its rows alone; None where code was not run.
 
-    Returns:
-        ``n``, ``accuracy`` with ``se`` (None if code was not run), ``chance``, ``majority`` and
-        ``centered``, ``gold_bpb``, ``truncated`` (prompts), ``groups``, and where they apply
-        ``zero_hit_bound``, ``samples``, ``maj1@k`` and ``pass@k``.
-
-    Raises:
-        DataError: there are no rows.
+    Raises ``DataError`` if there are no rows.
     """
     if not rows:
         raise DataError(f"{task.name} has no problems", "fetch the data again")

@@ -34,8 +34,7 @@ def encode(tokenizer: Tokenizer, request: tuple[str, str]) -> tuple[list[int], i
     """
     context, completion = request
     ids = tokenizer.encode(context + completion, bos=True)
-    start = len(tokenizer.encode(context.rstrip(), bos=True))
-    return ids, min(start, len(ids) - 1)
+    return ids, min(len(tokenizer.encode(context.rstrip(), bos=True)), len(ids) - 1)
 
 
 def cut_request(request: int, ids: list[int], start: int, length: int) -> list[Window]:
@@ -86,12 +85,9 @@ def log_likelihoods(
     requests: Sequence[tuple[list[int], int]],
     done: Callable[[int], object] = lambda windows: None,
 ) -> list[float]:
-    """log P(completion | context) of each request, in nats.
+    """log P(completion | context) in nats of each request, made by ``encode``.
 
-    Args:
-        model: the model, on any device.
-        requests: ids of context and completion, and where the completion begins (see ``encode``).
-        done: told how many windows each batch held, for a progress bar.
+    ``done`` is told how many windows each batch held, for a progress bar.
     """
     return [value for value, _ in score_requests(model, requests, done)]
 
@@ -105,12 +101,8 @@ def score_requests(
 ) -> list[tuple[float, bool]]:
     """``log_likelihoods``, and whether each completion is what greedy decoding would write.
 
-    Args:
-        model, requests, done: as in ``log_likelihoods``.
-        length: positions to use; all that the model has by default.
-
-    Raises:
-        DataError: the model's output is not finite.
+    ``length`` positions are used, by default all that the model has. Raises ``DataError`` if its
+    output is not finite.
     """
     length = length or model.config.max_seq_len
     windows = []
@@ -134,12 +126,7 @@ class Requests:
 
     Each choice is scored after its context. After a bare "Answer:" the right one is scored, for
     the context gain, and the others where the paper's rule needs them. A request that several
-    questions make (" yes" after "Answer:") is scored once.
-
-    Args:
-        tokenizer: the one that the model was trained with.
-        questions: what to ask.
-        bare: whether to score all choices after a bare "Answer:".
+    questions make (" yes" after "Answer:") is scored once. ``bare`` scores all choices after it.
     """
 
     def __init__(
@@ -164,12 +151,9 @@ class Requests:
         return len(self.encoded)
 
     def rows(self, key: str, values: Sequence[float], max_seq_len: int | None = None) -> list[Row]:
-        """A row for each question, from log P of each of ``encoded``.
+        """A row for each question, from log P in nats of each of ``encoded``.
 
-        Args:
-            key: the task's name in records.
-            values: log P of each request, in nats.
-            max_seq_len: the model's context; None if it has no bound.
+        ``key`` is the task's name in records; a model without ``max_seq_len`` has no bound.
         """
         rows = []
         for question, pairs in zip(self.questions, self.numbers, strict=True):

@@ -27,11 +27,9 @@ from minillama.files import read_json, write_text
 
 Row = dict[str, Any]
 NORMALIZERS = ("none", "characters", "bytes", "answer")
-FORMAT = 2
-"""Raised when what a record holds changes, so that older ones are made again."""
+FORMAT = 2  # raised when what a record holds changes, so that older ones are made again
 DIGITS = 6
-"""Decimals of a stored log-likelihood. Results are made from the stored values, so that anybody who
-recounts them from the rows gets the same."""
+"""Decimals of a stored log-likelihood; whoever recounts results from the rows gets the same."""
 
 
 def make_row(
@@ -151,13 +149,15 @@ def summarize(rows: Sequence[Row], normalizer: str) -> dict[str, Any]:
 
 def by_group(rows: Sequence[Row], normalizer: str) -> dict[str, dict[str, float]]:
     """Accuracy and n of each group; questions of ``STEM/astronomy`` also count to ``STEM``."""
-    points: dict[str, list[float]] = {}
-    for row, point in zip(rows, credits(rows, normalizer), strict=True):
-        for name in {row["group"], row["group"].split("/")[0]} - {""}:
-            points.setdefault(name, []).append(point)
+    members: dict[str, list[Row]] = {}
+    for row in rows:
+        whole, group = row["group"].split("/")[0], row["group"]
+        for name in {whole, group} - {""}:
+            members.setdefault(name, []).append(row)
     groups = {}
-    for name, values in sorted(points.items()):
-        groups[name] = {"n": len(values), "accuracy": sum(values) / len(values)}
+    for name, part in sorted(members.items()):
+        accuracy = sum(credits(part, normalizer)) / len(part)
+        groups[name] = {"n": len(part), "accuracy": accuracy}
     return groups
 
 
@@ -171,15 +171,10 @@ def paired_bootstrap(
 
     Args:
         first, second: one number for each question, such as ``credits``.
-        samples: number of draws.
-        seed: of the draws.
 
     Returns:
         ``difference`` of the means, the bounds ``low`` and ``high`` of its 95% interval, and
         ``p_not_better``: the share of draws in which the second is not better.
-
-    Raises:
-        DataError: the two were not asked the same number of questions, or none.
     """
     n = len(first)
     if n != len(second) or n == 0:
@@ -197,11 +192,7 @@ def paired_bootstrap(
 
 
 def compare(first: Path, second: Path, samples: int = 10_000) -> dict[str, dict[str, float]]:
-    """``paired_bootstrap`` of two .jsonl of evaluations on each task that both were scored in.
-
-    Raises:
-        DataError: a file is missing or damaged, or the questions are not the same.
-    """
+    """``paired_bootstrap`` of two .jsonl of evaluations on each task that both were scored in."""
     rows, other_rows = read_rows(first), read_rows(second)
     results = {}
     for key in rows:

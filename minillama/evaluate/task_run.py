@@ -10,15 +10,7 @@ from minillama.evaluate import generation
 from minillama.evaluate.generation import Generation
 from minillama.evaluate.multiple_choice import Requests, log_likelihoods
 from minillama.evaluate.scoring import Row, summarize
-from minillama.evaluate.tasks import (
-    AbsentData,
-    Library,
-    Problem,
-    Question,
-    Task,
-    find_tasks,
-    load_questions,
-)
+from minillama.evaluate.tasks import AbsentData, Library, Task, find_tasks, load_questions
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
 
@@ -29,7 +21,7 @@ class TaskRun:
 
     task: Task
     shots: int
-    questions: Sequence[Question] | Sequence[Problem]
+    questions: Sequence[Any]  # Question or Problem
     tokenizer: Tokenizer
     generation: Generation
 
@@ -50,9 +42,7 @@ class TaskRun:
     def is_done(self, results: dict[str, Any]) -> bool:
         """Whether a record's results hold this task, asked in the same way."""
         result = results.get(self.key)
-        if result is None:
-            return False
-        return all(result.get(name) == value for name, value in self.asked.items())
+        return result is not None and result.items() >= self.asked.items()
 
     def __len__(self) -> int:
         """How often ``done`` of ``score`` is told of one more, for a progress bar."""
@@ -90,9 +80,8 @@ class GenerationRun(TaskRun):
 
     def score(self, model: Llama, done: Callable[[int], object]) -> list[Row]:
         """A row for each problem; ``done`` is told how many were answered."""
-        rows = generation.score_problems(
-            model, self.tokenizer, self.task, self.questions, self.generation, done
-        )
+        asked = (self.tokenizer, self.task, self.questions, self.generation)
+        rows = generation.score_problems(model, *asked, done)
         return [{"task": self.key} | row for row in rows]
 
     def summarize(self, rows: Sequence[Row]) -> dict[str, Any]:
@@ -112,13 +101,10 @@ def choose_task_runs(
     """What names of tasks and groups stand for.
 
     Args:
-        names: as in ``find_tasks``.
-        library: where the data is.
+        names, library, style, limit: as in ``find_tasks`` and ``load_questions``.
         tokenizer: the model's.
         shots: numbers of solved examples; a task is asked with those of them that it offers, or
             with its usual number if it offers none.
-        style: of the prompts.
-        limit: at most so many questions of each.
         generation: how the model writes, where it does.
 
     Returns:

@@ -12,7 +12,6 @@ import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -24,7 +23,7 @@ from minillama.errors import DataError
 from minillama.evaluate.answers import zero_hit_bound
 from minillama.evaluate.scoring import read_record
 from minillama.evaluate.tasks import TASKS
-from minillama.figures.runs import Run, find_variants
+from minillama.figures.runs import Row, Rows, Run, Runs, find_variants
 from minillama.figures.style import add_legend, one_unit
 from minillama.tables import text_table
 
@@ -46,30 +45,28 @@ NOTE = (
 )
 SCALE = {"accuracy": 100, "gold_bpb": 1}
 RESAMPLES = 2000
-Row = dict[str, Any]
+RHO, SIGNED_RHO = "{rho:.2f} [{low:.2f}, {high:.2f}]", "{rho:+.2f} [{low:+.2f}, {high:+.2f}]"
+Correlation = dict[str, float | int]
+Correlations = dict[str, dict[str, Correlation | None]]
 Questions = tuple[str, int | None]
 """The style of the prompts, and the limit on the number of questions."""
 
 
-def read_evaluations(run: Run) -> list[Row]:
+def read_evaluations(run: Run) -> Rows:
     """What ``minillama evaluate`` has written, with whatever limit, in step order.
 
-    Left out is what was measured on an earlier training in the same folder.
+    Left out is what was measured on an earlier training in the same folder: its loss is another,
+    by more than the rounding by which two machines differ.
     """
     logged = {line["step"]: line.get("valid_loss") for line in run.metrics}
-    paths = sorted(run.folder.glob("evaluations/step-*.json"))
-    return [
-        record
-        for record in map(read_record, paths)
-        if record["step"] in logged and is_same_loss(logged[record["step"]], record["valid_loss"])
-    ]
-
-
-def is_same_loss(first: float | None, second: float | None) -> bool:
-    """Whether two losses are one, but for the rounding by which two machines differ."""
-    if first is None or second is None:
-        return first is second
-    return math.isclose(first, second, rel_tol=1e-6)
+    records = []
+    for path in sorted(run.folder.glob("evaluations/step-*.json")):
+        record = read_record(path)
+        first, second = logged.get(record["step"], math.nan), record["valid_loss"]
+        unmeasured = first is None and second is None
+        if unmeasured or math.isclose(first or 0, second or 0, rel_tol=1e-6):
+            records.append(record)
+    return records
 
 
 def seeds_of(run: Run, *folders: Path) -> list[Run]:
@@ -82,8 +79,9 @@ def seeds_of(run: Run, *folders: Path) -> list[Run]:
     free = dict.fromkeys(("seed", "name", "runs", "threads", "corpus"))
     found = {run.config.seed: run}
     for other in find_variants(run, folders):
+        same = vars(other.config) | free == vars(run.config) | free
         is_seed = other.folder.name.startswith(f"{run.folder.name}-seed")
-        if is_seed and vars(other.config) | free == vars(run.config) | free:
+        if is_seed and same:
             found.setdefault(other.config.seed, other)
     return list(found.values())[1:]
 
@@ -93,7 +91,7 @@ def questions_of(record: Row) -> Questions:
     return record["settings"]["style"], record["settings"]["limit"]
 
 
-def common_questions(runs: Sequence[Run]) -> Questions | None:
+def common_questions(runs: Runs) -> Questions | None:
     """The style and limit that Figure 2 draws.
 
     Those that most runs share; of those, the ones with the most checkpoints; then the most
@@ -105,14 +103,14 @@ def common_questions(runs: Sequence[Run]) -> Questions | None:
         sharing.update(count.keys())
         checkpoints.update(count)
 
-    def rank(questions: Questions) -> tuple[int, int, float]:
-        limit = math.inf if questions[1] is None else questions[1]
-        return sharing[questions], checkpoints[questions], limit
+    def rank(questions: Questions) -> tuple:
+        style, limit = questions
+        return sharing[questions], checkpoints[questions], limit or math.inf, style
 
-    return max(sorted(checkpoints, key=str), key=rank, default=None)
+    return max(checkpoints, key=rank, default=None)
 
 
-def benchmark_rows(run: Run, questions: Questions | None) -> list[Row]:
+def benchmark_rows(run: Run, questions: Questions | None) -> Rows:
     """What Figure 2 draws of a run: a row for each benchmark and checkpoint examined so."""
     copied = ("n", "accuracy", "se", "chance", "majority", "gold_bpb")
     rows = []
@@ -140,21 +138,23 @@ def benchmark_rows(run: Run, questions: Questions | None) -> list[Row]:
     return rows
 
 
-def collect(runs: Sequence[Run], seeds: Sequence[Run] = ()) -> list[Row]:
+def collect(runs: Runs, seeds: Runs = ()) -> Rows:
     """All rows, of the four runs and of further seeds. Raises ``DataError`` if there are none."""
     questions = common_questions(runs)
     if questions is None:
-        commands = ", ".join(f"`minillama evaluate {run.folder} --checkpoints all`" for run in runs)
-        raise DataError("no run has been evaluated, so there is no Figure 2", f"run {commands}")
+        commands = [f"`minillama evaluate {run.folder} --checkpoints all`" for run in runs]
+        what = "no run has been evaluated, so there is no Figure 2"
+        raise DataError(what, f"run {', '.join(commands)}")
     rows = []
     for run in (*runs, *seeds):
         rows += benchmark_rows(run, questions)
     return rows
 
 
-def draw_benchmarks_figure(runs: Sequence[Run], rows: Sequence[Row], x: str = "tokens") -> Figure:
+def draw_benchmarks_figure(runs: Runs, rows: Rows, x: str = "tokens") -> Figure:
     """Figure 2 over ``tokens`` or ``perplexity``; ``rows`` are those of ``collect``."""
-    tasks = [task for task in PANELS if any(row["task"] == task for row in rows)]
+    found = {row["task"] for row in rows}
+    tasks = [task for task in PANELS if task in found]
     figure = Figure(figsize=(max(4.6, 2.3 * len(tasks)), 5.6), layout="constrained")
     grid = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
     for column, task in enumerate(tasks):
@@ -164,8 +164,10 @@ def draw_benchmarks_figure(runs: Sequence[Run], rows: Sequence[Row], x: str = "t
     # The note below, and the names of the runs above.
     names = {run.folder.name for run in runs}
     seeds = {row["seed"] for row in rows if row["run"] not in names}
-    band = f" Shaded: the range of {len(seeds) + 1} seeds of {runs[0].folder.name}."
-    figure.supxlabel(NOTE + (band if seeds else ""), fontsize=9, color="#555555")
+    note = NOTE
+    if seeds:
+        note += f" Shaded: the range of {len(seeds) + 1} seeds of {runs[0].folder.name}."
+    figure.supxlabel(note, fontsize=9, color="#555555")
     figure.align_ylabels(grid[:, 0])
     letters = sum(len(run.label) for run in runs)
     narrow = len(tasks) < 3 or letters > 24 * len(tasks)
@@ -173,57 +175,74 @@ def draw_benchmarks_figure(runs: Sequence[Run], rows: Sequence[Row], x: str = "t
     return figure
 
 
-def draw_task(panels: Sequence[Axes], runs: Sequence[Run], rows: Sequence[Row], x: str) -> None:
+def draw_task(panels: Sequence[Axes], runs: Runs, rows: Rows, x: str) -> None:
     """One benchmark: the paper's metric above, the bits per byte below."""
+    upper, lower = panels
     title = TASKS[rows[0]["task"]].label
-    panels[0].set_title(title + ("\n" if x == "perplexity" else ""))  # leaves room for rho
+    upper.set_title(title + ("\n" if x == "perplexity" else ""))  # leaves room for rho
     for axes, metric in zip(panels, METRICS, strict=True):
         draw_references(axes, rows[-1], metric)
         draw_band(axes, runs, rows, x, metric)
         for run in runs:
             draw_run(axes, run, rows, x, metric)
         if x == "perplexity":
-            label_correlation(axes, correlation(of_runs(rows, runs), metric))
-    label_zero_hits(panels[0], rows)
-    scale_x(panels[1], rows, x)
+            found = correlation(of_runs(rows, runs), metric)
+            text = "flat" if found is None else "ρ = " + RHO.format(**found)
+            look = {"ha": "right", "va": "bottom", "fontsize": 9, "color": "#555555"}
+            text = text.replace("-", "\N{MINUS SIGN}")
+            axes.text(1, 1.0, text, transform=axes.transAxes, **look)
+    # Where no answer was ever right, what that rules out.
+    if not any(row["accuracy"] for row in rows):
+        n = rows[-1]["n"]
+        text = f"0 of {n:,} right:\nbelow {100 * zero_hit_bound(n):.2g}%\n(95% sure)"
+        upper.set_ylim(-0.5, 10)
+        place = {"transform": upper.transAxes, "ha": "center", "va": "center"}
+        upper.text(0.5, 0.5, text, color="#555555", **place)
+    scale_x(lower, rows, x)
 
 
-def of_runs(rows: Sequence[Row], runs: Sequence[Run]) -> list[Row]:
+def of_runs(rows: Rows, runs: Runs) -> Rows:
     """The rows of the four runs, without further seeds."""
     names = {run.folder.name for run in runs}
     return [row for row in rows if row["run"] in names]
 
 
-def points(rows: Sequence[Row], run: str, x: str, metric: str) -> tuple[np.ndarray, ...]:
+def read_curve(rows: Rows, run: str, x: str, metric: str) -> np.ndarray:
     """A run's steps, x, y as drawn (accuracy in percent) and standard errors, in step order."""
-    drawn = [row for row in rows if row["run"] == run and row[x] is not None]
-    drawn.sort(key=lambda row: row["step"])
-    table = [(row["step"], row[x], SCALE[metric] * row[metric], row["se"]) for row in drawn]
-    return tuple(np.array(table).reshape(-1, 4).T)
+    table = [
+        (row["step"], row[x], SCALE[metric] * row[metric], 100 * row["se"])
+        for row in rows
+        if row["run"] == run and row[x] is not None
+    ]
+    return np.array(sorted(table)).reshape(-1, 4).T
 
 
-def draw_run(axes: Axes, run: Run, rows: Sequence[Row], x: str, metric: str) -> None:
+def draw_run(axes: Axes, run: Run, rows: Rows, x: str, metric: str) -> None:
     """A size's line, and at its end one standard error."""
-    _, xs, ys, errors = points(rows, run.folder.name, x, metric)
+    _, xs, ys, errors = read_curve(rows, run.folder.name, x, metric)
     marks = {"markersize": 3.6, "markeredgecolor": "white", "markeredgewidth": 0.4}
-    axes.plot(xs, ys, **run.style, linewidth=1.2, **marks)
+    axes.plot(xs, ys, linewidth=1.2, **run.style, **marks)
     if metric == "accuracy" and len(xs):
-        look = {"color": run.style["color"], "capsize": 2, "linewidth": 0.9}
-        axes.errorbar(xs[-1], ys[-1], 100 * errors[-1], **look)
+        color = run.style["color"]
+        bar = {"capsize": 2, "linewidth": 0.9}
+        axes.errorbar(xs[-1], ys[-1], errors[-1], color=color, **bar)
 
 
-def draw_band(axes: Axes, runs: Sequence[Run], rows: Sequence[Row], x: str, metric: str) -> None:
+def draw_band(axes: Axes, runs: Runs, rows: Rows, x: str, metric: str) -> None:
     """The range of the smallest size over its seeds, at the steps that all were examined at."""
+    smallest = runs[0]
     seeds = {row["run"] for row in rows} - {run.folder.name for run in runs}
-    family = [points(rows, name, x, metric) for name in (runs[0].folder.name, *sorted(seeds))]
+    names = (smallest.folder.name, *seeds)
+    family = [read_curve(rows, name, x, metric) for name in names]
+    # The steps that all have.
     steps = family[0][0]
-    for other in family[1:]:
-        steps = np.intersect1d(steps, other[0])
+    for curve in family:
+        steps = np.intersect1d(steps, curve[0])
     if not seeds or not len(steps):
         return
-    shared = [[column[np.isin(member[0], steps)] for column in member] for member in family]
-    _, xs, ys, _ = np.stack(shared, axis=1)  # each (seeds, steps)
-    look = {"color": runs[0].style["color"], "alpha": 0.3, "linewidth": 0, "zorder": 1.5}
+    shared = np.stack([curve[:, np.isin(curve[0], steps)] for curve in family])
+    xs, ys = shared[:, 1], shared[:, 2]  # (seeds, steps)
+    look = {"color": smallest.style["color"], "alpha": 0.3, "linewidth": 0, "zorder": 1.5}
     axes.fill_between(xs.mean(axis=0), ys.min(axis=0), ys.max(axis=0), **look)
 
 
@@ -231,28 +250,18 @@ def draw_references(axes: Axes, row: Row, metric: str) -> None:
     """Chance with the band of guessing models, and the n-gram model."""
     chance = row["chance"]
     if metric == "accuracy" and chance:
-        half = 1.96 * math.sqrt(chance * (1 - chance) / row["n"])
-        axes.axhspan(100 * (chance - half), 100 * (chance + half), color="#ececec", zorder=0)
-        dashes = (0, (6, 3))
-        axes.axhline(100 * chance, color="#777777", linewidth=0.9, linestyle=dashes, zorder=1)
+        error = math.sqrt(chance * (1 - chance) / row["n"])
+        low, high = chance - 1.96 * error, chance + 1.96 * error
+        axes.axhspan(100 * low, 100 * high, color="#ececec", zorder=0)
+        dashes = {"color": "#777777", "linewidth": 0.9, "linestyle": (0, (6, 3))}
+        axes.axhline(100 * chance, zorder=1, **dashes)
     if row[f"null_{metric}"] is not None:
         height = SCALE[metric] * row[f"null_{metric}"]
-        dots = (0, (1, 1.5))
-        axes.axhline(height, color="#CC79A7", linewidth=1.1, linestyle=dots, zorder=1)
+        dots = {"color": "#CC79A7", "linewidth": 1.1, "linestyle": (0, (1, 1.5))}
+        axes.axhline(height, zorder=1, **dots)
 
 
-def label_zero_hits(axes: Axes, rows: Sequence[Row]) -> None:
-    """Where no answer was ever right, say what that rules out."""
-    if any(row["accuracy"] for row in rows):
-        return
-    n = rows[-1]["n"]
-    text = f"0 of {n:,} right:\nbelow {100 * zero_hit_bound(n):.2g}%\n(95% sure)"
-    axes.set_ylim(-0.5, 10)
-    place = {"transform": axes.transAxes, "ha": "center", "va": "center"}
-    axes.text(0.5, 0.5, text, color="#555555", **place)
-
-
-def scale_x(axes: Axes, rows: Sequence[Row], x: str) -> None:
+def scale_x(axes: Axes, rows: Rows, x: str) -> None:
     """A logarithmic axis; perplexity falls to the right, as training goes."""
     values = [row[x] for row in rows if row[x] is not None]
     wide = bool(values) and max(values) / min(values) > 30
@@ -276,7 +285,7 @@ def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     return float(stats.spearmanr(x, y).statistic)
 
 
-def correlation(rows: Sequence[Row], metric: str, seed: int = 0) -> dict[str, float | int] | None:
+def correlation(rows: Rows, metric: str, seed: int = 0) -> Correlation | None:
     """Spearman's rho of a metric and perplexity over all checkpoints of all sizes.
 
     Returns:
@@ -286,9 +295,8 @@ def correlation(rows: Sequence[Row], metric: str, seed: int = 0) -> dict[str, fl
         metric that never changes.
     """
     rows = [row for row in rows if row["perplexity"] is not None]
-    x = np.array([row["perplexity"] for row in rows])
-    y = np.array([row[metric] for row in rows])
-    rho = spearman(x, y) if len(rows) > 3 else None
+    pair = [np.array([row[key] for row in rows]) for key in ("perplexity", metric)]
+    rho = spearman(*pair) if len(rows) > 3 else None
     if rho is None:
         return None
 
@@ -296,29 +304,16 @@ def correlation(rows: Sequence[Row], metric: str, seed: int = 0) -> dict[str, fl
         ranks = stats.rankdata(x, axis=axis), stats.rankdata(y, axis=axis)
         return stats.pearsonr(*ranks, axis=axis).statistic
 
+    settings = {"paired": True, "n_resamples": RESAMPLES, "method": "percentile"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # draws that never change are no numbers
-        draws = stats.bootstrap(
-            (x, y),
-            correlate_ranks,
-            paired=True,
-            n_resamples=RESAMPLES,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).bootstrap_distribution
-    low, high = np.nanquantile(draws, [0.025, 0.975])
+        rng = np.random.default_rng(seed)
+        drawn = stats.bootstrap(pair, correlate_ranks, **settings, rng=rng)
+    low, high = np.nanquantile(drawn.bootstrap_distribution, [0.025, 0.975])
     return {"rho": rho, "low": float(low), "high": float(high), "n": len(rows)}
 
 
-def label_correlation(axes: Axes, found: dict[str, float | int] | None) -> None:
-    """Write rho above a panel."""
-    text = "flat" if found is None else "ρ = {rho:.2f} [{low:.2f}, {high:.2f}]".format(**found)
-    text = text.replace("-", "\N{MINUS SIGN}")
-    look = {"ha": "right", "va": "bottom", "fontsize": 9, "color": "#555555"}
-    axes.text(1, 1.0, text, transform=axes.transAxes, **look)
-
-
-def correlations(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def correlations(runs: Runs, rows: Rows) -> Correlations:
     """``correlation`` of both metrics for each benchmark, of the four runs alone."""
     found = {}
     for task in PANELS:
@@ -328,14 +323,12 @@ def correlations(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, dict[str
     return found
 
 
-def correlation_table(found: dict[str, dict[str, Any]]) -> str:
+def correlation_table(found: Correlations) -> str:
     """The correlations beside the paper's remarks, as text."""
     lines = []
     for task, values in found.items():
-        cells = [
-            "flat" if value is None else "{rho:+.2f} [{low:+.2f}, {high:+.2f}]".format(**value)
-            for value in (values[metric] for metric in METRICS)
-        ]
+        pair = [values[metric] for metric in METRICS]
+        cells = ["flat" if value is None else SIGNED_RHO.format(**value) for value in pair]
         lines.append([TASKS[task].label, *cells, REMARKS[task]])
     title = "Spearman correlation with validation perplexity, over checkpoints of all sizes\n"
     return title + text_table(["", "metric", "bits per byte", "the paper"], lines)

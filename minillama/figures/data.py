@@ -21,7 +21,7 @@ from minillama.corpus.mixture import epochs
 from minillama.corpus.token_files import open_corpus
 from minillama.errors import DataError
 from minillama.figures.provenance import provenance
-from minillama.figures.runs import Run
+from minillama.figures.runs import Rows, Run
 from minillama.figures.style import HALO, RC, one_unit, save_figure, spread
 from minillama.files import read_json, sha256
 from minillama.paper import TABLE1
@@ -67,7 +67,6 @@ NOTE = (
 COLUMNS = ("slice", "step", "documents_in", "documents_out", "bytes_in", "bytes_out",
            "share_taken", "share_left", "why", "tokens", "share", "epochs", "paper_share",
            "paper_epochs")  # fmt: skip
-Rows = list[dict[str, Any]]
 
 
 def data_waterfall(manifest: dict[str, Any], budget: int) -> tuple[Figure, Rows]:
@@ -169,17 +168,19 @@ def sizes(steps: Rows) -> str:
     most = max(step["bytes_out"] for step in steps)
     if not last:
         return f"{megabytes(max(first, most))} MB, absent"
+    shown = [megabytes(first), megabytes(last)]
     if most > max(first, last):
-        return " → ".join(megabytes(size, 0) for size in (first, most, last)) + " MB"
-    return f"{megabytes(first)} → {megabytes(last)} MB"
+        shown = [megabytes(size, 0) for size in (first, most, last)]
+    return " → ".join(shown) + " MB"
 
 
 def megabytes(size: int, digits: int = 1) -> str:
     """One or two digits after the point, ``digits`` from 10 on, or as many as it takes."""
     number = size / 1e6
-    if number >= 0.95:
-        return f"{number:.{digits if number >= 9.95 else 1}f}"
-    return f"{number:.2f}" if number >= 0.0095 else f"{number:.1g}"
+    for least, form in ((9.95, f".{digits}f"), (0.95, ".1f"), (0.0095, ".2f")):
+        if number >= least:
+            return format(number, form)
+    return f"{number:.1g}"
 
 
 def draw_bar(axes: Axes, y: float, steps: Rows) -> None:
@@ -247,16 +248,24 @@ def draw_epochs(axes: Axes, table: Rows) -> None:
     axes.set_xscale("log")
     axes.set_xlim(min(both) / 9, max(both) * 7)
     axes.axvline(1, color="#999999", linewidth=0.9)
+    hollow = {"color": "black", "markerfacecolor": "white"}
+    full = {"color": KEPT, "zorder": 3}
     for y, row in enumerate(table):
-        here, paper = row["epochs"], row["paper_epochs"]
+        here, paper = row["epochs"] or 0, row["paper_epochs"] or 0
         if here and paper:
             axes.plot([here, paper], [y + DOWN, y + DOWN], color="#777777", linewidth=1.2)
-        if paper:
-            axes.plot(paper, y + DOWN, "o", color="black", markerfacecolor="white", markersize=6)
-            beside(axes, paper, y + DOWN, right=not here or paper >= here)
-        if here:
-            axes.plot(here, y + DOWN, "o", color=KEPT, markersize=6, zorder=3)
-            beside(axes, here, y + DOWN, right=bool(paper) and here > paper, fontweight="bold")
+        # The larger of the two has its number on the right.
+        for times, mark, weight, right in (
+            (paper, hollow, "normal", paper >= here),
+            (here, full, "bold", here > paper),
+        ):
+            if times:
+                axes.plot(times, y + DOWN, "o", markersize=6, **mark)
+                look = {"va": "center", "path_effects": [HALO], "fontweight": weight}
+                place = {"xytext": (6 if right else -6, 0), "ha": "left" if right else "right"}
+                text = f"{times:.2f}" if times < 10 else f"{times:.1f}"
+                point = (times, y + DOWN)
+                axes.annotate(text, point, textcoords="offset points", **place, **look)
     axes.xaxis.set_major_locator(LogLocator(numticks=5))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -266,38 +275,22 @@ def draw_epochs(axes: Axes, table: Rows) -> None:
     above(axes, 0.54, 3, "○ paper")
 
 
-def beside(axes: Axes, x: float, y: float, right: bool, **look: Any) -> None:
-    """The number of a mark, on one side of it."""
-    text = f"{x:.2f}" if x < 10 else f"{x:.1f}"
-    place = {"xytext": (6 if right else -6, 0), "ha": "left" if right else "right"}
-    look |= {"textcoords": "offset points", "va": "center", "path_effects": [HALO]}
-    axes.annotate(text, (x, y), **place, **look)
-
-
 def draw_corpus(run: Run, out: Path, command: Sequence[str]) -> list[str]:
     """Write data_waterfall of the corpus of a run; returns a line for each file, or why not."""
     path = Path(run.config.corpus) / "manifest.json"
     try:
-        origin = provenance(command) | {"corpus": describe_corpus(path.parent)}
+        corpus = open_corpus(path.parent, verify=False)
         figure, rows = data_waterfall(read_json(path), run.config.tokens)
     except DataError as error:
         return [f"data_waterfall is not drawn: {error}"]
     except KeyError as error:
         return [f"data_waterfall is not drawn: {path} is of an older version (no {error})"]
-    return [f"wrote {path}" for path in save_figure(figure, rows, out / "data_waterfall", origin)]
-
-
-def describe_corpus(folder: Path) -> dict[str, Any]:
-    """Which corpus it is; ``data_sha256`` is that of the runs trained on it.
-
-    Raises:
-        DataError: nothing is there, or it is damaged.
-    """
-    corpus = open_corpus(folder, verify=False)
-    return {
-        "name": folder.name,
+    origin = provenance(command)
+    origin["corpus"] = {
+        "name": path.parent.name,
         "recipe": corpus.manifest.get("recipe"),
-        "manifest_sha256": sha256(folder / "manifest.json"),
-        "data_sha256": corpus.fingerprint,
+        "manifest_sha256": sha256(path),
+        "data_sha256": corpus.fingerprint,  # that of the runs trained on it
         "sources": corpus.manifest.get("sources"),
     }
+    return [f"wrote {path}" for path in save_figure(figure, rows, out / "data_waterfall", origin)]

@@ -84,6 +84,7 @@ def draw_exchange(axes: Axes, rows: Sequence[Measured]) -> None:
     for row, (color, marker) in zip(rows, MARKS, strict=False):
         look = {"color": color, "markersize": 7, "linestyle": "", "zorder": 3}
         axes.plot(row["slower"], 1 / row["fewer"], marker, label=row["name"], **look)
+    # Autograd's time, and half of its memory.
     gray = {"color": "#777777"}
     axes.axvline(1, linewidth=0.8, **gray)
     axes.axhline(0.5, linewidth=0.8, linestyle=(0, (4, 2)), **gray)
@@ -110,7 +111,8 @@ def save_measurement(
 ) -> None:
     """Write png, svg, csv and json; the json tells command, code, machine and settings."""
     records = [asdict(row) for row in rows]
-    threads = {"threads": torch.get_num_threads()}
-    origin = provenance(command) | {"settings": settings | threads}
-    for path in save_figure(draw(records), records, stem, origin):
+    figure = draw(records)
+    origin = provenance(command)
+    origin["settings"] = settings | {"threads": torch.get_num_threads()}
+    for path in save_figure(figure, records, stem, origin):
         print(f"wrote {path}")

@@ -7,7 +7,6 @@ has at least two finished runs, only their last losses count, with a straight li
 logarithm of tokens between two of them; otherwise, all that the ladder's runs logged on their way.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from matplotlib.figure import Figure
 
 from minillama.analysis.inference_budget import TrainedModel, cheapest, tokens_to_reach
 from minillama.figures.loss import TRANSIENT
-from minillama.figures.runs import Run, find_variants, short
+from minillama.figures.runs import Rows, Run, Runs, find_variants, short
 from minillama.figures.style import HALO, add_legend, one_unit
 
 TARGETS = 81
@@ -27,7 +26,6 @@ BY_ENDS = "Large marks: ends of finished runs. Costs take only these, and straig
 BY_CURVES = "No loss on the way has the schedule's end: larger sizes look worse than they are."
 COLUMNS = ("run", "parameters", "tokens", "loss", "end_of_run", "training_flops",
            "flops_per_served_token", "cheapest_from", "cheapest_to")  # fmt: skip
-Rows = list[dict[str, Any]]
 DASHED = {"color": "#777777", "linewidth": 0.9, "linestyle": (0, (6, 3))}
 
 
@@ -44,9 +42,11 @@ class Size:
         last = []
         for run in self.runs:
             tokens, losses = logged(run)
-            if len(tokens) and run.metrics[-1]["step"] == run.config.total_steps:
+            finished = run.metrics[-1]["step"] == run.config.total_steps
+            if finished and len(tokens):
                 last.append((tokens[-1], losses[-1]))
-        return tuple(np.array(sorted(last)).reshape(-1, 2).T)
+        table = np.array(sorted(last)).reshape(-1, 2)
+        return table[:, 0], table[:, 1]
 
 
 def logged(run: Run) -> tuple[np.ndarray, np.ndarray]:
@@ -56,7 +56,7 @@ def logged(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return tokens, np.array([line["valid_loss"] for line in lines])
 
 
-def find_sizes(ladder: Sequence[Run], published: Path | None = None) -> list[Size]:
+def find_sizes(ladder: Runs, published: Path | None = None) -> list[Size]:
     """The sizes; beside the ladder's run, each run counts that is named after it and comparable.
 
     Its model, seed, corpus, text length and measured tokens must be the same, or losses say
@@ -69,8 +69,11 @@ def find_sizes(ladder: Sequence[Run], published: Path | None = None) -> list[Siz
 
     sizes = []
     for run in ladder:
-        folders = [run.folder.parent, *([published] if published else [])]
-        same = [other for other in find_variants(run, folders) if basis(other) == basis(run)]
+        folders = [run.folder.parent]
+        if published:
+            folders.append(published)
+        variants = find_variants(run, folders)
+        same = [other for other in variants if basis(other) == basis(run)]
         sizes.append(Size(run, [run, *same]))
     return sorted(sizes, key=lambda size: size.ladder.config.model.num_parameters())
 
@@ -108,7 +111,7 @@ class Comparison:
             if model is None:
                 continue
             begin, end = intervals.get(model, (None, None))
-            rows.append({
+            row = {
                 "run": size.ladder.folder.name,
                 "parameters": model.config.num_parameters(),
                 "tokens": model.trained,
@@ -117,7 +120,8 @@ class Comparison:
                 "flops_per_served_token": model.flops_per_token,
                 "cheapest_from": begin,
                 "cheapest_to": end,
-            })  # fmt: skip
+            }
+            rows.append(row)
         return rows
 
     @property
@@ -127,7 +131,7 @@ class Comparison:
         return longest / 10, longest * 100
 
 
-def compare_sizes(ladder: Sequence[Run], published: Path | None = None) -> Comparison | None:
+def compare_sizes(ladder: Runs, published: Path | None = None) -> Comparison | None:
     """What can be compared; None while no two sizes have passed through the same loss."""
     found = find_sizes(ladder, published)
     # What counts: the ends of runs, or what the ladder's runs logged after the first steps.
@@ -148,7 +152,7 @@ def compare_sizes(ladder: Sequence[Run], published: Path | None = None) -> Compa
 
 
 def draw_budget_figure(
-    ladder: Sequence[Run], published: Path | None = None
+    ladder: Runs, published: Path | None = None
 ) -> tuple[Figure, Rows, list[Run]] | None:
     """Total compute over served tokens, by size, at equal validation loss (the introduction).
 

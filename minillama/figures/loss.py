@@ -1,13 +1,10 @@
 """Figure 1: training loss over tokens, for the four sizes."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minillama.figures.runs import Run, short
+from minillama.figures.runs import Rows, Run, Runs, short
 from minillama.figures.style import HALO, label_ends, one_unit
 
 WINDOW = 0.04
@@ -18,15 +15,16 @@ TRANSIENT = 0.05
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """The mean of the ``window`` steps around each step; of those that exist, at both ends."""
-    cumulated = np.cumsum(values, dtype=np.float64)
-    sums = np.concatenate(([0.0], cumulated))
-    steps = np.arange(len(values))
+    count = len(values)
+    sums = np.zeros(count + 1)
+    np.cumsum(values, out=sums[1:])
+    steps = np.arange(count)
     begin = np.maximum(steps - window // 2, 0)
-    end = np.minimum(steps + (window + 1) // 2, len(values))
+    end = np.minimum(steps + (window + 1) // 2, count)
     return (sums[end] - sums[begin]) / (end - begin)
 
 
-def draw_loss_figure(runs: Sequence[Run]) -> tuple[Figure, list[dict[str, Any]]]:
+def draw_loss_figure(runs: Runs) -> tuple[Figure, Rows]:
     """Figure 1: training loss over tokens. Returns the figure and a row for each step."""
     longest = max(run.config.total_steps * run.config.batch_tokens for run in runs)
     figure = Figure(figsize=(6.5, 4.0), layout="constrained")
@@ -54,7 +52,7 @@ def draw_loss_figure(runs: Sequence[Run]) -> tuple[Figure, list[dict[str, Any]]]
     return figure, rows
 
 
-def loss_rows(run: Run, window_tokens: float) -> list[dict[str, Any]]:
+def loss_rows(run: Run, window_tokens: float) -> Rows:
     """What Figure 1 draws of a run: a row for each step."""
     window = max(1, round(window_tokens / run.config.batch_tokens))
     means = smooth(run.column("loss"), window)
@@ -74,9 +72,10 @@ def loss_rows(run: Run, window_tokens: float) -> list[dict[str, Any]]:
 
 def draw_loss(axes: Axes, run: Run, tokens: np.ndarray, mean: np.ndarray) -> None:
     """The curve as it was logged, faint, and its moving mean, with a marker at the end."""
-    color, marker, dashes = (run.style[key] for key in ("color", "marker", "linestyle"))
-    axes.plot(tokens, run.column("loss"), color=color, alpha=0.1, linewidth=0.5, zorder=2)
-    look = {"linestyle": dashes, "linewidth": 1.6, "path_effects": [HALO]}
-    axes.plot(tokens, mean, color=color, zorder=3, **look)
-    look = {"marker": marker, "markersize": 5, "clip_on": False}
-    axes.plot(tokens[-1], mean[-1], color=color, zorder=4, **look)
+    color = {"color": run.style["color"]}
+    faint = {"alpha": 0.1, "linewidth": 0.5}
+    line = {"linestyle": run.style["linestyle"], "linewidth": 1.6, "path_effects": [HALO]}
+    mark = {"marker": run.style["marker"], "markersize": 5, "clip_on": False}
+    axes.plot(tokens, run.column("loss"), zorder=2, **faint, **color)
+    axes.plot(tokens, mean, zorder=3, **line, **color)
+    axes.plot(tokens[-1], mean[-1], zorder=4, **mark, **color)

@@ -13,14 +13,14 @@ from typing import Any
 import torch
 
 from minillama.errors import MinillamaError
-from minillama.figures.runs import Run
+from minillama.figures.runs import Run, Runs
 from minillama.files import sha256
 from minillama.train import checkpoint
 
 PACKAGES = ("minillama", "torch", "numpy", "matplotlib", "sentencepiece")
 
 
-def provenance(command: Sequence[str], runs: Sequence[Run] = ()) -> dict[str, Any]:
+def provenance(command: Sequence[str], runs: Runs = ()) -> dict[str, Any]:
     """Command, code, machine, versions and runs behind a result, as plain values.
 
     Args:

@@ -98,11 +98,13 @@ def load_runs(runs: Path, ladder: str) -> list[Run]:
     """The four runs, smallest first. Raises as ``draw_figures`` does."""
     if ladder not in LADDERS:
         raise ConfigError(f"unknown ladder '{ladder}'", nearest(ladder, LADDERS))
-    folders = {rung: runs / f"{LADDERS[ladder]}{rung}" for rung in STYLES}
+    prefix = LADDERS[ladder]
+    folders = {rung: runs / f"{prefix}{rung}" for rung in STYLES}
     missing = [folder.name for folder in folders.values() if not has_metrics(folder)]
     if missing:
-        commands = ", ".join(f"`minillama train --preset {name}`" for name in missing)
-        raise DataError(f"{runs} has no run {', '.join(missing)}", f"run {commands}")
+        commands = [f"`minillama train --preset {name}`" for name in missing]
+        message = f"{runs} has no run {', '.join(missing)}"
+        raise DataError(message, f"run {', '.join(commands)}")
     return [read_run(folder, rung) for rung, folder in folders.items()]
 
 
@@ -113,7 +115,8 @@ def find_variants(run: Run, folders: Sequence[Path]) -> list[Run]:
     """
     found: dict[str, Path] = {}
     for folder in folders:
-        for path in folder.glob(f"{run.folder.name}-*"):
-            if (path / "config.toml").exists() and has_metrics(path):
-                found.setdefault(path.name, path)
+        for path in folder.glob(f"{run.folder.name}-*/config.toml"):
+            variant = path.parent
+            if has_metrics(variant):
+                found.setdefault(variant.name, variant)
     return [read_run(found[name], run.rung) for name in sorted(found)]

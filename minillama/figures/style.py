@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter
 from scipy.optimize import isotonic_regression
 
-from minillama.figures.runs import UNITS, Run
+from minillama.figures.runs import UNITS, Rows, Run, Runs
 from minillama.files import atomic_path, write_json, write_text
 
 RC = {
@@ -39,21 +39,16 @@ def label_ends(axes: Axes, ends: Sequence[tuple[float, float, Run]]) -> None:
     """Name curves at their right ends (x, y); labels of curves that end together keep apart."""
     axes.figure.draw_without_rendering()  # so that heights are known
     for x in {end[0] for end in ends}:
-        group = sorted((end for end in ends if end[0] == x), key=lambda end: end[1])
-        pixels = axes.transData.transform([end[:2] for end in group])[:, 1]
-        heights = 72 * pixels / axes.figure.dpi
-        shifts = spread(heights, [0] * len(group), LABEL_GAP) - heights
-        for (_, y, run), shift in zip(group, shifts, strict=True):
-            axes.annotate(
-                run.label,
-                (x, y),
-                xytext=(8, shift),
-                textcoords="offset points",
-                va="center",
-                color=run.style["color"],
-                annotation_clip=False,
-                path_effects=[HALO],
-            )
+        group = [end for end in ends if end[0] == x]
+        group.sort(key=lambda end: end[1])
+        # Heights in points, before and after.
+        pixels = axes.transData.transform([end[:2] for end in group])
+        heights = 72 * pixels[:, 1] / axes.figure.dpi
+        moved = spread(heights, [0] * len(group), LABEL_GAP)
+        for (_, y, run), shift in zip(group, moved - heights, strict=True):
+            look = {"color": run.style["color"], "path_effects": [HALO], "annotation_clip": False}
+            place = {"xytext": (8, shift), "textcoords": "offset points", "va": "center"}
+            axes.annotate(run.label, (x, y), **place, **look)
 
 
 def spread(
@@ -65,29 +60,24 @@ def spread(
 ) -> np.ndarray:
     """Move labels in a row as little as keeps every two neighbors ``gap`` apart.
 
-    Args:
-        centers: where the labels would like to be, sorted.
-        widths: their extents.
-        gap: the least distance.
-        low: no label begins below it, unless there is no room for all.
-        high: no label ends above it.
-
-    Returns:
-        The centers of the labels.
+    The labels have sorted ``centers`` and ``widths``; they stay between ``low`` and ``high``, or
+    begin below where there is no room for all. Returns their centers.
     """
-    if not len(centers):
-        return np.array([])
-    # Less the room of the labels before it, a label's place must not decrease.
     sizes = np.asarray(widths, dtype=float)
-    steps = (sizes[:-1] + sizes[1:]) / 2 + gap
-    room = np.concatenate(([0.0], np.cumsum(steps)))
-    places = isotonic_regression(np.asarray(centers) - room).x
-    places = np.maximum(places, low + sizes[0] / 2)
-    places = np.minimum(places, high - sizes[-1] / 2 - room[-1])
+    if not len(sizes):
+        return sizes
+    # Less the room of the labels before it, a label's place must not decrease.
+    half = sizes / 2
+    room = np.zeros(len(sizes))
+    room[1:] = np.cumsum(half[:-1] + half[1:] + gap)
+    places = isotonic_regression(centers - room).x
+    # The first and the last stay on the page.
+    places = np.maximum(places, low + half[0])
+    places = np.minimum(places, high - half[-1] - room[-1])
     return places + room
 
 
-def add_legend(figure: Figure, runs: Sequence[Run], columns: int) -> None:
+def add_legend(figure: Figure, runs: Runs, columns: int) -> None:
     """The four runs in a row above the panels, each in its color, dash and marker."""
     figure.legend(
         handles=[Line2D([], [], **run.style, label=run.label) for run in runs],
@@ -101,9 +91,7 @@ def add_legend(figure: Figure, runs: Sequence[Run], columns: int) -> None:
     )
 
 
-def save_figure(
-    figure: Figure, rows: list[dict[str, Any]], stem: Path, origin: dict[str, Any]
-) -> list[Path]:
+def save_figure(figure: Figure, rows: Rows, stem: Path, origin: dict[str, Any]) -> list[Path]:
     """Write a figure's four files, each whole or not at all."""
     png, svg, table, source = (
         stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "svg", "csv", "json")

@@ -9,9 +9,6 @@ come from the configuration.
 
 import os
 import warnings
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,78 +18,54 @@ from torch import Tensor
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 from torch.distributed.tensor import DTensor
-from torch.utils._pytree import tree_map_only
+from typing_extensions import override
 
 from minillama.errors import CheckpointError
 from minillama.files import atomic_path, remove, sha256, write_json
 from minillama.model import Llama
 from minillama.parallel.initialize import keep_shard
-from minillama.scale.runtime import World
 from minillama.train import checkpoint
+from minillama.train.backend import LocalBackend
 
 
-class Saver:
-    """Writes the checkpoints of a run, if asked while training goes on.
+class Saver(checkpoint.LocalSaver):
+    """Writes the checkpoints of a run on many processes.
 
-    All ranks call ``save`` and ``wait`` at the same steps. In the background at most one checkpoint
-    is being written, from a copy in the CPU's memory; a failure is raised by the next call.
+    All ranks call ``save`` and ``wait`` at the same steps; a failure is raised on all of them.
 
     Args:
         run: the run folder.
         keep: steps whose checkpoints are kept for good.
         world: with a mesh every rank writes its shards, otherwise the first rank writes all.
-        background: return as soon as the copy is made.
+        background: return as soon as a copy is made.
     """
 
-    def __init__(self, run: Path, keep: set[int], world: World, background: bool = False) -> None:
-        self.run, self.keep, self.world, self.background = run, keep, world, background
+    def __init__(
+        self, run: Path, keep: set[int], world: LocalBackend, background: bool = False
+    ) -> None:
+        super().__init__(run, keep, background)
+        self.world = world
         # A group of its own: two threads must not talk at once over the same connections.
         self._group = dist.new_group(backend="gloo") if world.mesh else None
-        self._executor = ThreadPoolExecutor(1)
-        self._writing: Future[None] | None = None
 
-    def save(
-        self, step: int, model: Llama, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-    ) -> None:
-        """Write the checkpoint of ``step`` and delete those that are no longer needed.
-
-        Raises:
-            CheckpointError: it, or the one before in the background, could not be written.
-        """
-        self.wait()
-        tensors: tuple[dict[str, Any], ...]
+    @override
+    def collect(self, model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         if self.world.mesh:
-            tensors = (named_tensors(model, optimizer),)
-            write = partial(save_shards, group=self._group)
+            return named_tensors(model, optimizer)
+        return super().collect(model, optimizer) if self.world.is_main else {}
+
+    @override
+    def write(self, step: int, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+        if self.world.mesh:
+            save_shards(self.run, step, tensors, state, self._group)
+            if self.world.is_main:
+                checkpoint.prune(self.run, self.keep)
         elif self.world.is_main:
-            tensors = model.state_dict(), optimizer.state_dict()
-            write = checkpoint.write
-        else:
-            return
-        if self.background:
-            tensors = tree_map_only(Tensor, copy_to_cpu, tensors)
-            self._writing = self._executor.submit(self._write, write, step, *tensors, state)
-        else:
-            self._write(write, step, *tensors, state)
+            super().write(step, tensors, state)
 
-    def _write(self, write: Callable[..., Path], *args: Any) -> None:
-        write(self.run, *args)
-        if self.world.is_main:
-            checkpoint.prune(self.run, self.keep)
-
-    @property
-    def failed(self) -> bool:
-        """Whether the checkpoint in the background could not be written, as far as is known."""
-        writing = self._writing
-        return writing is not None and writing.done() and writing.exception() is not None
-
+    @override
     def wait(self) -> None:
-        """Return when nothing is being written any more.
-
-        Raises:
-            CheckpointError: it could not be written, on whatever rank.
-        """
-        if not self.background:
+        if self._executor is None:
             return
         error = self._writing.exception() if self._writing else None
         self._writing = None
@@ -115,11 +88,6 @@ def gather(value: Any) -> list[Any]:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-def copy_to_cpu(tensor: Tensor) -> Tensor:
-    """A copy of a tensor, of a DTensor's local part, in the CPU's memory."""
-    return tensor.detach().to("cpu", copy=True)
 
 
 def named_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -225,7 +193,7 @@ def restore(run: Path, step: int, model: Llama, optimizer: torch.optim.Optimizer
             keep_shard(moment, saved[number][kind])
 
 
-def last_good(run: Path, world: World) -> int | None:
+def last_good(run: Path, world: LocalBackend) -> int | None:
     """The newest step whose checkpoint is whole, the same on all ranks; each sums some files."""
     for step in reversed(gather(checkpoint.steps(run))[0]):
         error = None

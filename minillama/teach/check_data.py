@@ -1,6 +1,7 @@
 """Checks for the exercises of notebook 01 (data)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 
@@ -11,21 +12,21 @@ from minillama.teach.checking import diagnose, exercise, expect, returned, witho
 @exercise
 def check_unique_tokens(answer: Callable) -> str:
     """``answer(share, epochs, total) -> different tokens that a slice holds``."""
-    cases = [(row["share"], row["epochs"], 1.4e12) for row in TABLE1.values()]
-    for share, epochs, total in [*cases, (0.2, 4.0, 1e6)]:
-        right = share * total / epochs
+    for share, epochs, total in (
+        *((row["share"], row["epochs"], 1.4e12) for row in TABLE1.values()), (0.2, 4.0, 1e6),
+    ):  # fmt: skip
+        read = share * total
         wrong = {
-            "a slice that is read more often holds fewer different tokens: divide":
-                share * total * epochs,
-            "those are the tokens read from the slice; some of them were read before":
-                share * total,
+            "what is read more often holds fewer different tokens: divide": read * epochs,
+            "those are the tokens read; some of them were read before": read,
             "only a share of the run comes from this slice": total / epochs,
-            "the share is a fraction here, not percent": 100 * right,
-            "the share is a fraction already, do not divide it by 100": right / 100,
-        }  # fmt: skip
-        call = f"unique_tokens({share:g}, {epochs:g}, {total:g})"
-        diagnose(call, answer(share, epochs, total), right, wrong)
+            "the share is a fraction already; do not divide it by 100": read / epochs / 100,
+        }
+        diagnose(answer, (share, epochs, total), read / epochs, wrong)
     return "the paper read its 28 billion tokens of books 2.23 times, its code only in part"
+
+
+SONG = "row row row your boat gently down the stream row row row your boat"
 
 
 def _grams(parts: list[str] | str, n: int) -> set[tuple[str, ...]]:
@@ -35,25 +36,21 @@ def _grams(parts: list[str] | str, n: int) -> set[tuple[str, ...]]:
 @exercise
 def check_similarity(answer: Callable) -> str:
     """``answer(first, second, n) -> shared n-grams of words over all n-grams of words``."""
-    song = "row row row your boat gently down the stream row row row your boat"
-    cases = [
-        ("a b c d e f", "a b c d x f", 2), (song, song + " ashore", 3), (song, song, 5),
-        ("one two three", "four five six", 1), (song, "gently down the stream", 2),
+    for first, second, n in (
+        ("a b c d e f", "a b c d x f", 2), (SONG, SONG + " ashore", 3), (SONG, SONG, 5),
+        ("one two three", "four five six", 1), (SONG, "gently down the stream", 2),
         ("too short", "shorter", 5),
-    ]  # fmt: skip
-    for first, second, n in cases:
+    ):  # fmt: skip
         a, b = _grams(first.split(), n), _grams(second.split(), n)
         letters, others = _grams(first, n), _grams(second, n)
-        in_either = "divide by the n-grams that are in either text, each counted once"
+        by_letters = len(letters & others) / max(1, len(letters | others))
+        both = len(a & b)
         wrong = {
-            f"those are runs of {n} letters; take runs of {n} words":
-                len(letters & others) / max(1, len(letters | others)),
-            in_either: len(a & b) / max(1, len(a)),
-            f"{in_either}, not by the second text's": len(a & b) / max(1, len(b)),
-            f"{in_either}; those in both count once": len(a & b) / max(1, len(a) + len(b)),
-        }  # fmt: skip
-        call = f"similarity({first!r}, {second!r}, {n})"
-        diagnose(call, answer(first, second, n), len(a & b) / max(1, len(a | b)), wrong)
+            f"those are runs of {n} letters; take runs of {n} words": by_letters,
+            "divide by the n-grams that are in either text": both / max(1, len(a)),
+            "those in either text count once each": both / max(1, len(a) + len(b)),
+        }
+        diagnose(answer, (first, second, n), both / max(1, len(a | b)), wrong)
     return "1 for equal texts, 0 for strangers, and close to 1 for the copy that a hash overlooks"
 
 
@@ -114,15 +111,9 @@ def check_rank_sequences(answer: Callable) -> str:
     return "no gap and no overlap, on 1, 2, 4 and 8 processes"
 
 
-def _longest_run(first: list | str, second: list | str) -> int:
-    """Return the longest stretch that two sequences share, by the usual table."""
-    best, above = 0, [0] * (len(second) + 1)
-    for here in first:
-        row = [0]
-        for j, there in enumerate(second):
-            row.append(above[j] + 1 if here == there else 0)
-        best, above = max(best, *row), row
-    return best
+def _longest_run(first: Sequence, second: Sequence) -> int:
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    return matcher.find_longest_match().size
 
 
 def _in_order(first: list[str], second: list[str]) -> int:
@@ -136,39 +127,26 @@ def _in_order(first: list[str], second: list[str]) -> int:
     return above[-1]
 
 
-def _at_one_place(first: list[str], second: list[str]) -> int:
-    """Return the longest run that stands at the same place of both."""
-    best = now = 0
-    for here, there in zip(first, second, strict=False):
-        now = now + 1 if here == there else 0
-        best = max(best, now)
-    return best
-
-
 @exercise
 def check_longest_run(answer: Callable) -> str:
     """``answer(first, second) -> most words in a row that both texts have``."""
-    song = "row row row your boat gently down the stream"
-    cases = [
-        ("what goes up must come down", "he said what goes up must fall", 4),
-        ("to be or not", "not or be to", 1), ("One two THREE four", "one TWO three five", 3),
-        ("a b c d e", "a x b y c z", 1), (song, "down the stream row row row your boat", 5),
-        (song, "row row", 2), ("cat", "catalog", 0), ("", "nothing here", 0),
-        (f"{song} . {song} merrily", f"he sang {song} merrily", 10),
-    ]  # fmt: skip
-    for first, second, right in cases:
+    for first, second in (
+        ("what goes up must come down", "he said what goes up must fall"),
+        ("to be or not", "not or be to"), ("One two THREE four", "one TWO three five"),
+        ("a b c d e", "a x b y c z"), (SONG, "down the stream row row row your boat"),
+        (SONG, "row row"), ("cat", "catalog"), ("", "nothing here"),
+        (f"{SONG} . {SONG} merrily", f"he sang {SONG} merrily"),
+    ):  # fmt: skip
         a, b = first.lower().split(), second.lower().split()
+        cased = _longest_run(first.split(), second.split())
         wrong = {
-            "capitals do not count: compare in lower case":
-                _longest_run(first.split(), second.split()),
-            "those words stand in the same order, but not without others between them":
-                _in_order(a, b),
+            "capitals do not count: compare in lower case": cased,
+            "those words stand in the same order, but not without others between": _in_order(a, b),
             "those are words that both texts have; they must stand in a row": len(set(a) & set(b)),
-            "a run may stand at different places of the two texts": _at_one_place(a, b),
+            "a run may stand at different places of the two texts": _longest_run(
+                list(enumerate(a)), list(enumerate(b))
+            ),
             "those are letters in a row; count words": _longest_run(first.lower(), second.lower()),
-        }  # fmt: skip
-        given, call = answer(first, second), f"longest_run({first!r}, {second!r})"
-        counted = not isinstance(given, str | list | tuple)
-        expect(counted, f"{call}: return how many words, a number")
-        diagnose(call, given, right, wrong)
+        }
+        diagnose(answer, (first, second), _longest_run(a, b), wrong)
     return "a document shares a run of 13 words with an exam if this is 13 or more"

@@ -1,6 +1,7 @@
 """Checks for the exercises of notebook 07 (efficient implementation)."""
 
 from collections.abc import Callable, Iterable
+from itertools import product
 
 import torch
 import torch.nn.functional as F
@@ -8,16 +9,12 @@ from torch import Tensor
 
 from minillama.config import ModelConfig
 from minillama.parallel.memory import flops_per_token
-from minillama.teach.checking import diagnose, exercise, expect, returned, seeded, several
+from minillama.teach.checking import compare, diagnose, exercise, expect, returned, seeded, several
 
 
 @exercise
 def check_merge_attention(answer: Callable) -> str:
-    """``answer(out_a, lse_a, out_b, lse_b) -> (out, lse)`` of attention over both sets of keys.
-
-    ``out (queries, head_dim)`` is attention over one set of keys and ``lse (queries,)`` the
-    logarithm of the sum of exp(score) over it.
-    """
+    """``answer(out_a, lse_a, out_b, lse_b) -> (out, lse)`` of attention over both sets of keys."""
     for n_a, n_b, size in ((3, 3, 1.0), (1, 6, 1.0), (5, 2, 1000.0), (2, 4, -1000.0)):
         scores, values = seeded(4, n_a + n_b, seed=1) + size, seeded(n_a + n_b, 5)
         out_a, lse_a = scores[:, :n_a].softmax(-1) @ values[:n_a], scores[:, :n_a].logsumexp(-1)
@@ -37,9 +34,9 @@ def check_merge_attention(answer: Callable) -> str:
                 by_logarithms / (lse_a + lse_b)[:, None],
         }  # fmt: skip
         call = f"{n_a} and {n_b} keys"
-        diagnose(f"the output of {call}", out, scores.softmax(-1) @ values, wrong)
+        compare(f"the output of {call}", out, scores.softmax(-1) @ values, wrong)
         wrong = {"logarithms were added, which multiplies the sums": lse_a + lse_b}
-        diagnose(f"the logsumexp of {call}", lse, scores.logsumexp(-1), wrong)
+        compare(f"the logsumexp of {call}", lse, scores.logsumexp(-1), wrong)
     return "keys may be split over blocks, kernels or machines: parts merge exactly"
 
 
@@ -53,11 +50,7 @@ def _without(t: Tensor, direction: Tensor) -> Tensor:
 
 @exercise
 def check_layer_norm_backward(answer: Callable) -> str:
-    """``answer(unit, scale, weight, grad) -> gradients of (x, weight, bias)`` of LayerNorm.
-
-    ``unit = (x - mean) * scale`` and ``scale (..., 1) = 1 / standard deviation`` are what the
-    forward kept; the output was ``unit * weight + bias``.
-    """
+    """``answer(unit, scale, weight, grad) -> gradients of (x, weight, bias)`` of LayerNorm."""
     for shape in ((6,), (3, 8), (2, 4, 5)):
         x, grad = seeded(*shape, seed=1) + 0.5, seeded(*shape, seed=3)
         weight = seeded(shape[-1], seed=2)
@@ -82,11 +75,11 @@ def check_layer_norm_backward(answer: Callable) -> str:
         given = answer(unit.clone(), scale.clone(), weight.clone(), grad.clone())
         for_x, for_weight, for_bias = several(given, 3, "three gradients")
         where = f"for x of shape {shape}"
-        diagnose(f"the gradient of x {where}", for_x, of_x, wrong)
+        compare(f"the gradient of x {where}", for_x, of_x, wrong)
         wrong = {"one weight serves all positions: sum its gradient over them": grad * unit}
-        diagnose(f"the gradient of the weight {where}", for_weight, of_weight, wrong)
+        compare(f"the gradient of the weight {where}", for_weight, of_weight, wrong)
         wrong = {"one bias serves all positions: sum its gradient over them": grad}
-        diagnose(f"the gradient of the bias {where}", for_bias, of_bias, wrong)
+        compare(f"the gradient of the bias {where}", for_bias, of_bias, wrong)
     return "two directions carry no gradient: along the input, and along (1, 1, ..., 1)"
 
 
@@ -151,52 +144,43 @@ def check_what_to_keep(answer: Callable) -> str:
 
 @exercise
 def check_grouped_query_numbers(answer: Callable) -> str:
-    """``answer(dim, hidden_dim, n_heads, n_kv_heads, recompute) -> numbers kept`` a token, a layer.
-
-    ``recompute`` is "none" or "selective"; keys and values have ``n_kv_heads`` heads.
-    """
-    for d, f, heads, groups in ((64, 192, 4, 4), (8192, 28672, 64, 8), (4096, 14336, 32, 8)):
-        small = d * groups // heads
-        saved = 2 * (d - small)
-        whole = {"none": 10 * d + 4 * f, "selective": 6 * d + 2 * f}
-        for recompute, other in (("none", "selective"), ("selective", "none")):
-            full = whole[recompute]
-            wrong = {
-                "keys and values have fewer heads than the queries; you counted all": full,
-                "only two of the d-sized results shrink: keys and values": full * groups / heads,
-                "keys shrink, and values too": full - d + small,
-                "queries keep all their heads": full - 3 * (d - small),
-                "the width of keys and values is n_kv_heads times the head's dim":
-                    full - 2 * d + 2 * groups,
-                "that is the other choice of recompute": whole[other] - saved,
-            }  # fmt: skip
-            call = f"grouped_query_numbers({d}, {f}, {heads}, {groups}, '{recompute}')"
-            diagnose(call, answer(d, f, heads, groups, recompute), full - saved, wrong)
+    """``answer(dim, hidden_dim, n_heads, n_kv_heads, recompute) -> numbers`` kept a token."""
+    sizes = ((64, 192, 4, 4), (8192, 28672, 64, 8), (4096, 14336, 32, 8))
+    for (d, f, heads, groups), recompute in product(sizes, ("none", "selective")):
+        saved = d - d * groups // heads  # by the keys, and as much by the values
+        full, other = 10 * d + 4 * f, 6 * d + 2 * f
+        if recompute == "selective":
+            full, other = other, full
+        wrong = {
+            "keys and values have fewer heads than the queries; you counted all": full,
+            "only two of the d-sized results shrink: keys and values": full * groups / heads,
+            "keys shrink, and values too": full - saved,
+            "queries keep all their heads": full - 3 * saved,
+            "that is the other choice of recompute": other - 2 * saved,
+        }
+        diagnose(answer, (d, f, heads, groups, recompute), full - 2 * saved, wrong)
     return "shared keys and values save little in training; the cache is what they are for"
+
+
+PER_TOKEN = flops_per_token(ModelConfig.from_name("65b"), 2048)
 
 
 @exercise
 def check_training_days(answer: Callable) -> str:
-    """``answer(tokens, gpus, flop_per_token, flops_per_second, recompute) -> days``.
-
-    ``flop_per_token`` is forward and backward without repetition; ``flops_per_second`` is what one
-    GPU executes, repeated work included; ``recompute`` is "none" or "full".
-    """
-    per_token = flops_per_token(ModelConfig.from_name("65b"), 2048)
-    for tokens, gpus, cost, rate in ((1.4e12, 2048, per_token, 152e12), (3e9, 4, 6e9, 1e14)):
+    """``answer(tokens, gpus, flop_per_token, flops_per_second, recompute) -> days``."""
+    for tokens, gpus, cost, rate, again in (
+        (1.4e12, 2048, PER_TOKEN, 152e12, "none"), (1.4e12, 2048, PER_TOKEN, 152e12, "full"),
+        (3e9, 4, 6e9, 1e14, "none"), (3e9, 4, 6e9, 1e14, "full"),
+    ):  # fmt: skip
         plain = tokens * cost / (gpus * rate) / 86400
-        for recompute, right in (("none", plain), ("full", plain * 4 / 3)):
-            wrong = {
-                "that is in seconds": right * 86400,
-                "that is in hours": right * 24,
-                "the GPUs share the work": right * gpus,
-                "more arithmetic takes longer, not shorter": plain * plain / right,
-                "only the forward is repeated, one part of three; you doubled all": plain * 2,
-                "the forward is a third of the work, not a half; the backward costs two forwards":
-                    plain * 1.5,
-                "the forward once more, which is a third of the work, is missing": plain,
-            }  # fmt: skip
-            call = f"days of {tokens:.1e} tokens on {gpus} GPUs, recompute '{recompute}'"
-            given = answer(tokens, gpus, cost, rate, recompute)
-            diagnose(call, given, right, wrong, tolerance=1e-6)
+        right = plain * 4 / 3 if again == "full" else plain
+        wrong = {
+            "that is in seconds": right * 86400,
+            "the GPUs share the work": right * gpus,
+            "more arithmetic takes longer, not shorter": plain * 3 / 4,
+            "only the forward is repeated, one part of three; you doubled all": plain * 2,
+            "the forward is a third of the work, not a half": plain * 1.5,
+            "the forward once more, which is a third of the work, is missing": plain,
+        }
+        diagnose(answer, (tokens, gpus, cost, rate, again), right, wrong, tolerance=1e-6)
     return "the paper's 21 days would have been 28: what the hand-written backward is worth"

@@ -1,7 +1,9 @@
 """The frame of every exercise check: it never raises, and says what is wrong in words."""
 
 import builtins
+import copy
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +13,8 @@ import torch
 from torch import Tensor
 
 from minillama.teach.proof import relative_error
+
+Check = Callable[[Callable], None]
 
 
 class NotYet(Exception):
@@ -23,7 +27,7 @@ def expect(condition: object, hint: str) -> None:
         raise NotYet(hint)
 
 
-def exercise(check: Callable[[Callable], str]) -> Callable[[Callable], None]:
+def exercise(check: Callable[[Callable], str]) -> Check:
     """Turn ``check(answer) -> praise`` into a function that prints the outcome.
 
     It prints ``correct: <praise>``, or ``not yet: <hint>`` when the check raises ``NotYet`` or the
@@ -37,10 +41,38 @@ def exercise(check: Callable[[Callable], str]) -> Callable[[Callable], None]:
         except NotYet as hint:
             print(f"not yet: {hint}")
         except Exception as error:  # noqa: BLE001  (a student's code may raise anything)
-            name = getattr(answer, "__name__", "your answer")
-            print(f"not yet: {name} stopped with {type(error).__name__}: {error}")
+            print(f"not yet: {_name(answer)} stopped with {type(error).__name__}: {error}")
 
     return run
+
+
+def diagnose(
+    answer: Callable,
+    arguments: tuple,
+    right: Any,
+    wrong: Mapping[str, Any],
+    tolerance: float | None = None,
+) -> None:
+    """Call the student's function with a copy of ``arguments`` and ``compare`` what it returns."""
+    call = f"{_name(answer)}({', '.join(map(_brief, arguments))})"
+    handed = copy.deepcopy(arguments)
+    given = answer(*handed)
+    untouched = repr(handed) == repr(arguments)
+    expect(untouched, f"{call} changed what it was given: work on a copy")
+    compare(call, given, right, wrong, tolerance)
+
+
+def _name(answer: Callable) -> str:
+    return getattr(answer, "__name__", "your answer")
+
+
+def _brief(value: Any) -> str:
+    if callable(value):
+        return _name(value)
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{type(value).__name__} {tuple(value.shape)}"
+    text = f"{value:g}" if isinstance(value, float) else repr(value)
+    return text if len(text) <= 60 else f"{text[:40]}…"
 
 
 def returned(given: Any, what: str) -> Any:
@@ -56,45 +88,57 @@ def several(given: Any, n: int, what: str) -> Any:
     return given
 
 
-def diagnose(
+ANYTHING_ELSE = object()
+"""In place of the result of a mistake: the hint for any wrong result."""
+
+
+def compare(
     call: str,
     given: Any,
     right: Any,
     wrong: Mapping[str, Any] | None = None,
     tolerance: float | None = None,
 ) -> None:
-    """Expect the ``right`` number, tensor, text or list.
+    """Expect the ``right`` number, tensor, text or list, or end the check with a hint.
 
-    Args:
-        call: the call or the result, in words.
-        given: what the student's function returned.
-        wrong: hints, each with the result of the typical mistake that it names.
-        tolerance: of numbers, relative to the right one or to 1; of tensors, as ``close`` says.
+    ``wrong`` has hints, each with the result of the typical mistake that it names. ``tolerance`` of
+    numbers is relative to the right one or to 1 if that is more; of tensors to the largest number.
     """
     expect(given is not None, f"{call} is None; replace `return None` by your answer")
+    given = _in_the_form_of(right, given)
+    if same(given, right, tolerance):
+        return
     for hint, mistake in (wrong or {}).items():
-        known = same(given, mistake, tolerance) and not same(right, mistake, tolerance)
+        known = mistake is ANYTHING_ELSE or same(given, mistake, tolerance)
         expect(not known, f"{call}: {hint}")
     if isinstance(right, Tensor):
         _expect_shape(call, given, right)
-        expect(same(given, right, tolerance), f"{call} has the right shape but not the values")
-    elif number(right) is not None:
-        value = number(given)
-        expect(value is not None, f"{call} should be a number but is a {type(given).__name__}")
-        expect(same(value, right, tolerance), f"{call} is {value:,} and should be {right:,}")
-    else:
-        kind = {str: "text"}.get(type(right), type(right).__name__)
-        fits = isinstance(given, type(right))
-        expect(fits, f"{call} should be a {kind} but is a {type(given).__name__}")
-        expect(given == right, f"{call} is {given!r} and should be {right!r}")
+        raise NotYet(f"{call} has the right shape but not the values")
+    numeric = number(right) is not None
+    kind = "number" if numeric else {str: "text"}.get(type(right), type(right).__name__)
+    fits = number(given) is not None if numeric else isinstance(given, type(right))
+    expect(fits, f"{call} should be a {kind} but is a {type(given).__name__}")
+    raise NotYet(f"{call} is {given!r} and should be {right!r}")
+
+
+def _in_the_form_of(right: Any, given: Any) -> Any:
+    if isinstance(right, list) and isinstance(given, tuple | np.ndarray | Tensor):
+        return list(given)
+    if isinstance(right, Tensor) and isinstance(given, list | tuple | np.ndarray):
+        return torch.tensor(np.array(given, dtype=float))
+    return given
 
 
 def _expect_shape(call: str, given: Any, right: Tensor) -> None:
+    shape, kind = tuple(right.shape), type(given).__name__
     is_tensor = isinstance(given, Tensor)
-    expect(is_tensor, f"{call} should be a tensor but is a {type(given).__name__}")
-    shapes = f"{tuple(given.shape)} but should have {tuple(right.shape)}"
-    expect(given.shape == right.shape, f"{call} has shape {shapes}")
-    expect(given.isfinite().all(), f"{call} holds infinite or undefined numbers")
+    expect(is_tensor, f"{call} should be a tensor of shape {shape} but is a {kind}")
+    expect(given.shape == right.shape, f"{call} has shape {tuple(given.shape)}, not {shape}")
+    expect(
+        given.isfinite().all(),
+        f"{call} holds infinite or undefined numbers: do you divide by 0, or does exp() overflow? "
+        "(Subtract the largest number before taking it.)",
+    )
 
 
 def same(actual: Any, expected: Any, tolerance: float | None = None) -> bool:
@@ -104,7 +148,9 @@ def same(actual: Any, expected: Any, tolerance: float | None = None) -> bool:
     value, target = number(actual), number(expected)
     if target is None:
         return isinstance(actual, type(expected)) and actual == expected
-    return value is not None and abs(value - target) <= (tolerance or 1e-9) * max(abs(target), 1.0)
+    if value is None or value == target or math.isinf(target):
+        return value == target
+    return abs(value - target) <= (tolerance or 1e-9) * max(abs(target), 1.0)
 
 
 def close(actual: Any, expected: Tensor, tolerance: float = 1e-5) -> bool:

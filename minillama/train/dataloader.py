@@ -1,17 +1,18 @@
 """Stateless data order: the tokens of global step s are a pure function of (seed, mixture, s).
 
-Nothing is remembered between steps, so resuming needs only the step number, a run may change its
-number of processes, and any batch can be looked at again.
+Nothing is remembered between steps and nothing grows with the corpus, so resuming needs only the
+step number, a run may change its number of processes, and any batch can be looked at again.
 
 1. Sequences are numbered 0, 1, 2, ... over the whole run. Every block of 1,000 sequences holds each
    slice exactly its share of times (Table 1), in an order shuffled by (seed, block).
-2. A slice is read epoch after epoch. In each, its documents are laid end to end in an order
-   shuffled by (seed, slice, epoch) and cut into windows; the windows are then shuffled too. Without
-   that, neighboring sequences would come from one document and a small batch would be all of a
-   kind.
+2. A slice is read epoch after epoch. Its documents, which were shuffled once when the corpus was
+   built, lie end to end; window w is the tokens [w T, w T + T + 1). In each epoch all windows are
+   read in an order shuffled by (seed, slice, epoch): a permutation that is computed, not stored.
 """
 
 import zlib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import numpy as np
@@ -23,16 +24,48 @@ from minillama.errors import ConfigError, DataError
 
 BLOCK = 1_000
 """Sequences over which the shares of the mixture hold exactly."""
+ROUNDS = 6
+"""Of the Feistel network; 4 make it a strong pseudo-random permutation (Luby and Rackoff, 1988)."""
+WORD = 2**64 - 1
 
 
 def quotas(weights: dict[str, float], total: int = BLOCK) -> dict[str, int]:
     """Whole numbers that add up to ``total``, in proportion to ``weights`` (largest remainder)."""
-    exact = {name: total * weight / sum(weights.values()) for name, weight in weights.items()}
+    whole = sum(weights.values())
+    exact = {name: total * weight / whole for name, weight in weights.items()}
     counts = {name: int(value) for name, value in exact.items()}
+    missing = total - sum(counts.values())
     by_remainder = sorted(exact, key=lambda name: (counts[name] - exact[name], name))
-    for name in by_remainder[: total - sum(counts.values())]:
+    for name in by_remainder[:missing]:
         counts[name] += 1
     return counts
+
+
+def mix(value: int) -> int:
+    """Scramble a 64-bit number so that every bit depends on every other (SplitMix64's last step,
+    Steele et al., 2014)."""
+    value = (value ^ value >> 30) * 0xBF58476D1CE4E5B9 & WORD
+    value = (value ^ value >> 27) * 0x94D049BB133111EB & WORD
+    return value ^ value >> 31
+
+
+def permute(index: int, n: int, keys: tuple[int, ...]) -> int:
+    """Where a permutation of ``range(n)`` sends ``index``: the one with these keys.
+
+    A Feistel network permutes the numbers of 2 h bits, whatever its scrambling function: halves
+    change places, and each is mixed into the other. A number that falls out of range is sent on
+    until it is back ("cycle walking", Black and Rogaway, 2002): fewer than 4 times on average, as
+    4^h < 4 n. Takes no memory.
+    """
+    half = max(1, ((n - 1).bit_length() + 1) // 2)
+    mask = (1 << half) - 1
+    while True:
+        left, right = index >> half, index & mask
+        for key in keys:
+            left, right = right, left ^ mix(right ^ key) & mask
+        index = left << half | right
+        if index < n:
+            return index
 
 
 class StatelessDataLoader:
@@ -53,55 +86,45 @@ class StatelessDataLoader:
         self.seq_len, self.batch_sequences, self.seed = seq_len, batch_sequences, seed
         self.quotas = quotas(corpus.weights)
         self._block = lru_cache(maxsize=4)(self._shuffle_block)
-        self._epoch = lru_cache(maxsize=4 * len(self.files))(self._shuffle_epoch)
+        self._keys = lru_cache(maxsize=4 * len(self.files))(self._epoch_keys)
 
     def _shuffle_block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
         """For each sequence of a block: its slice, and how many of that slice precede it."""
         counts = list(self.quotas.values())
         order = np.repeat(np.arange(len(counts)), counts)
         np.random.default_rng((self.seed, block)).shuffle(order)
-        rank = np.zeros(BLOCK, dtype=np.int64)
+        earlier = np.zeros(BLOCK, dtype=np.int64)
         for index, count in enumerate(counts):
-            rank[order == index] = np.arange(count)
-        return order, rank
+            earlier[order == index] = np.arange(count)
+        return order, earlier
 
-    def _shuffle_epoch(self, name: str, epoch: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One epoch of a slice: documents in order, where each begins, and windows in order."""
-        file = self.files[name]
-        rng = np.random.default_rng((self.seed, zlib.crc32(name.encode()), epoch))
-        documents = rng.permutation(file.n_documents)
-        starts = np.concatenate(([0], np.cumsum(np.diff(file.offsets)[documents])))
-        return documents, starts, rng.permutation(self.windows_per_epoch(name))
+    def _epoch_keys(self, name: str, epoch: int) -> tuple[int, ...]:
+        """The keys of the permutation of a slice's windows."""
+        source = np.random.SeedSequence((self.seed, zlib.crc32(name.encode()), epoch))
+        return tuple(source.generate_state(ROUNDS, np.uint64).tolist())
 
     def windows_per_epoch(self, name: str) -> int:
-        """Whole windows in a slice; the rest, less than one, differs from epoch to epoch."""
+        """Whole windows in a slice; the rest, less than one, is not read."""
         return max(1, (self.files[name].tokens - 1) // self.seq_len)
 
     def locate(self, sequence: int) -> tuple[str, int]:
         """The slice of a sequence of the run, and its window's number within that slice."""
         block, position = divmod(sequence, BLOCK)
-        order, rank = self._block(block)
+        order, earlier = self._block(block)
         name = list(self.quotas)[order[position]]
-        return name, block * self.quotas[name] + int(rank[position])
+        return name, block * self.quotas[name] + int(earlier[position])
 
     def window(self, name: str, number: int) -> np.ndarray:
         """The ``number``-th window that a run reads of a slice: ``(seq_len + 1,)`` ids.
 
-        Window w of an epoch is the tokens [w T, w T + T + 1) of its documents laid end to end; a
-        slice shorter than that is read round and round.
+        A slice shorter than a window is read round and round.
         """
-        file = self.files[name]
-        epoch, place = divmod(number, self.windows_per_epoch(name))
-        documents, starts, order = self._epoch(name, epoch)
-        position, wanted, pieces = int(order[place]) * self.seq_len, self.seq_len + 1, []
-        while wanted:
-            at = int(np.searchsorted(starts, position, side="right")) - 1
-            begin = position - int(starts[at])
-            piece = file.document(int(documents[at]))[begin : begin + wanted]
-            pieces.append(piece)
-            position = (position + len(piece)) % file.tokens
-            wanted -= len(piece)
-        return np.concatenate(pieces).astype(np.int64)
+        file, per_epoch = self.files[name], self.windows_per_epoch(name)
+        epoch, place = divmod(number, per_epoch)
+        size = self.seq_len + 1
+        begin = permute(place, per_epoch, self._keys(name, epoch)) * self.seq_len
+        tokens = file.read(begin, min(begin + size, file.tokens)).astype(np.int64)
+        return np.resize(tokens, size) if file.tokens < size else tokens
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
         """This process's part of global step ``step`` (counted from 0).
@@ -114,6 +137,16 @@ class StatelessDataLoader:
         first = step * self.batch_sequences + rank * local
         windows = [self.window(*self.locate(n)) for n in range(first, first + local)]
         return torch.from_numpy(np.stack(windows))
+
+    def batches(self, start: int, end: int, rank: int = 0, world: int = 1) -> Iterator[Tensor]:
+        """The batches of steps ``start`` to ``end - 1``; a thread reads one ahead."""
+        with ThreadPoolExecutor(1) as pool:
+            ahead = pool.submit(self.batch, start, rank, world)
+            for step in range(start + 1, end):
+                batch = ahead.result()
+                ahead = pool.submit(self.batch, step, rank, world)
+                yield batch
+            yield ahead.result()
 
     def share(self, world: int) -> int:
         """Sequences of a step for each of ``world`` processes. Raises ``ConfigError`` if uneven."""
@@ -128,8 +161,9 @@ class StatelessDataLoader:
         """How often each slice has been read after ``steps`` global steps."""
         blocks, rest = divmod(steps * self.batch_sequences, BLOCK)
         order, _ = self._block(blocks)
-        seen = np.bincount(order[:rest], minlength=len(self.quotas))
-        return {
-            name: (blocks * quota + int(seen[i])) * self.seq_len / self.files[name].tokens
-            for i, (name, quota) in enumerate(self.quotas.items())
-        }
+        begun = np.bincount(order[:rest], minlength=len(self.quotas))
+        found = {}
+        for (name, quota), extra in zip(self.quotas.items(), begun, strict=True):
+            sequences = blocks * quota + int(extra)
+            found[name] = sequences * self.seq_len / self.files[name].tokens
+        return found

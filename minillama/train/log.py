@@ -34,8 +34,10 @@ def append_metrics(run: Path, record: dict[str, Any]) -> None:
 
 def rewind_metrics(run: Path, step: int) -> None:
     """Drop what was logged after ``step``, so that a resumed run writes each step once."""
-    if (run / "metrics.jsonl").exists():
-        kept = [record for record in read_metrics(run) if record["step"] <= step]
-        text = "".join(json.dumps(record) + "\n" for record in kept)
-        if text != (run / "metrics.jsonl").read_text(encoding="utf-8"):
-            write_text(run / "metrics.jsonl", text)
+    path = run / "metrics.jsonl"
+    if not path.exists():
+        return
+    kept = [record for record in read_metrics(run) if record["step"] <= step]
+    text = "".join(json.dumps(record) + "\n" for record in kept)
+    if text != path.read_text(encoding="utf-8"):
+        write_text(path, text)

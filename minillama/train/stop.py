@@ -1,7 +1,8 @@
 """Requests to stop: Ctrl-C, and the SIGTERM of a scheduler that wants its machines back.
 
-The step in hand is ended and saved. Of many processes perhaps only one is told, or two are told
-differently, so every step ends with a vote: all of them stop after the same step, for one reason.
+The step in hand is ended and saved. Of many processes perhaps only one gets the signal, or two get
+different ones, so they share what they got in every step: all stop after the same step, for one
+reason.
 """
 
 import signal
@@ -23,9 +24,11 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.number = 0
+        """The signal that this process has got; 0 for none."""
+        self.agreed = 0
+        """The signal for which all processes stop."""
 
     def __enter__(self) -> "StopRequest":
-        self.number = 0
         self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
@@ -38,14 +41,16 @@ class StopRequest:
             raise KeyboardInterrupt
         self.number = number  # schedulers and torchrun may both send SIGTERM: once is enough
 
-    def votes(self) -> list[float]:
-        """What this process has been sent, as 0 or 1 for each of ``SIGNALS``."""
+    def received(self) -> list[float]:
+        """What this process has got, as 0 or 1 for each of ``SIGNALS``."""
         return [float(self.number == number) for number in SIGNALS]
 
-    @staticmethod
-    def decide(votes: list[float]) -> int:
-        """The signal to stop for, given the mean or sum of all votes; 0 to go on.
+    def agree(self, shares: list[float]) -> int:
+        """The signal to stop for, given the share of processes that got each; 0 to go on.
 
         SIGTERM counts for more: its exit code tells a scheduler that the run is not complete.
         """
-        return max((number for number, vote in zip(SIGNALS, votes, strict=True) if vote), default=0)
+        for number, share in zip(SIGNALS, shares, strict=True):
+            if share:
+                self.agreed = number
+        return self.agreed

@@ -1,33 +1,34 @@
-"""The validation loss of a model in training, also of one that is spread over processes."""
+"""Validation loss and bits per byte on held-out documents (Figure 1 and Section 3.7).
+
+Loss in nats per token depends on the vocabulary; bits per byte do not, so models with different
+tokenizers, and the n-gram baseline, compare on them. Both are computed on the same windows of the
+same documents.
+"""
+
+import math
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
-import torch.distributed as dist
+from torch import Tensor
 
-from minillama.corpus.token_files import Corpus
-from minillama.evaluate.perplexity import batches, score, valid_bits_per_byte
+from minillama.corpus.token_files import Corpus, TokenFile
 from minillama.model import Llama
-from minillama.scale.runtime import World
+from minillama.tokenizer import Tokenizer
+from minillama.train.backend import LocalBackend
 from minillama.train.config import TrainConfig
 
+BATCH_TOKENS = 16_384
+IGNORED = -100
+"""A target that is not counted."""
 
-def validate(model: Llama, corpus: Corpus, config: TrainConfig, world: World) -> dict:
+
+def validate(model: Llama, corpus: Corpus, config: TrainConfig, backend: LocalBackend) -> dict:
     """Loss in nats per token and bits per byte on the held-out documents, by slice and in all.
 
-    A model that is spread over a mesh answers only if all of its processes ask: then every process
-    must call this. They share the documents, and all of them get the result.
+    All processes call this. They share the windows, and each gets the whole result.
     """
-    if world.mesh is None:
-        result = valid_bits_per_byte(model, corpus, config.eval_tokens, config.seq_len)
-    else:
-        model.eval()
-        result = score(
-            corpus,
-            lambda parts: shared_log_prob(model, parts, world),
-            config.eval_tokens,
-            config.seq_len,
-        )
-        model.train()
+    result = valid_bits_per_byte(model, corpus, config.eval_tokens, config.seq_len, backend)
     return {
         "valid_loss": result["loss"],
         "valid_bpb": result["bpb"],
@@ -35,21 +36,136 @@ def validate(model: Llama, corpus: Corpus, config: TrainConfig, world: World) ->
     }
 
 
+def valid_bits_per_byte(
+    model: Llama,
+    corpus: Corpus,
+    max_tokens: int,
+    seq_len: int,
+    backend: LocalBackend | None = None,
+) -> dict:
+    """``score`` for a Llama, by this process alone if there is no backend.
+
+    The model is left in the mode it was in.
+    """
+    backend = backend or LocalBackend(next(model.parameters()).device)
+    was_training = model.training
+    model.eval()
+    try:
+        return score(
+            corpus, lambda parts: windows_log_prob(model, parts, backend), max_tokens, seq_len
+        )
+    finally:
+        model.train(was_training)
+
+
+def windows(file: TokenFile, seq_len: int, max_tokens: int) -> list[np.ndarray]:
+    """Stretches of held-out documents to score, sampled evenly if there are too many.
+
+    Every document is cut into windows of at most ``seq_len`` targets; the first id of a window is
+    its only context. Each target is scored in exactly one window, and no window crosses documents.
+
+    Returns:
+        Arrays of 2 to ``seq_len + 1`` ids.
+    """
+    # Count: only where documents begin is looked at, no token.
+    targets = np.maximum(np.diff(file.offsets) - 1, 0)
+    ends = np.cumsum(-(-targets // seq_len))  # windows up to and with each document
+    count, total = (int(ends[-1]), int(targets.sum())) if len(ends) else (0, 0)
+    if not count:
+        return []
+
+    # Choose.
+    keep = max(1, math.floor(count * min(1.0, max_tokens / total)))
+    chosen = np.array([i * count // keep for i in range(keep)])
+    documents = np.searchsorted(ends, chosen, side="right")
+
+    # Read.
+    found = []
+    for window, document in zip(chosen, documents, strict=True):
+        begin, end = int(file.offsets[document]), int(file.offsets[document + 1])
+        last = int(ends[document])  # its windows are numbered up to here
+        first = last + targets[document] // -seq_len
+        start = begin + int(window - first) * seq_len
+        found.append(file.read(start, min(start + seq_len + 1, end)).astype(np.int64))
+    return found
+
+
+def target_bytes(tokenizer: Tokenizer) -> np.ndarray:
+    """UTF-8 bytes that each piece stands for: ``(vocab_size,)``; 0 for <s> and </s>.
+
+    The space that the tokenizer puts before a document counts as a byte: one in a whole document.
+    """
+    return np.array([len(piece) for piece in tokenizer.piece_bytes], dtype=np.int64)
+
+
+def score(
+    corpus: Corpus,
+    log_prob: Callable[[list[np.ndarray]], float],
+    max_tokens: int,
+    seq_len: int,
+) -> dict:
+    """Score every slice's validation windows with any model.
+
+    Args:
+        corpus: its weights combine the slices, as they do in training.
+        log_prob: total log-probability (nats) of all targets of some windows.
+        max_tokens: targets scored per slice.
+        seq_len: targets per window.
+
+    Returns:
+        ``loss`` (nats per token) and ``bpb``, averaged over slices by the mixture, and both by
+        slice.
+    """
+    size_of = target_bytes(corpus.tokenizer())
+    loss, bpb = {}, {}
+    for name in corpus.slices:
+        parts = windows(corpus.valid[name], seq_len, max_tokens)
+        tokens = sum(len(part) - 1 for part in parts)
+        if not tokens:
+            continue
+        n_bytes = sum(int(size_of[part[1:]].sum()) for part in parts)
+        nats = -log_prob(parts)
+        loss[name] = nats / tokens
+        bpb[name] = nats / math.log(2) / max(1, n_bytes)
+    total = sum(corpus.weights[name] for name in loss) or 1.0
+
+    def mean(values: dict[str, float]) -> float:
+        return sum(corpus.weights[name] * value for name, value in values.items()) / total
+
+    return {"loss": mean(loss), "bpb": mean(bpb), "loss_by_slice": loss, "bpb_by_slice": bpb}
+
+
+def batches(parts: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs and targets, ``(windows, longest)`` each; windows of like length go together.
+
+    Short windows are filled up with 0 on the right (harmless, as no position looks ahead), and
+    their targets with ``IGNORED``.
+    """
+    by_length = sorted(parts, key=len)
+    while by_length:
+        fit = max(1, BATCH_TOKENS // len(by_length[-1]))
+        chosen, by_length = by_length[-fit:], by_length[:-fit]
+        tokens = torch.zeros(len(chosen), len(chosen[-1]) - 1, dtype=torch.int64)
+        targets = torch.full_like(tokens, IGNORED)
+        for row, part in enumerate(chosen):
+            tokens[row, : len(part) - 1] = torch.from_numpy(part[:-1])
+            targets[row, : len(part) - 1] = torch.from_numpy(part[1:])
+        yield tokens, targets
+
+
 @torch.no_grad()
-def shared_log_prob(model: Llama, parts: list[np.ndarray], world: World) -> float:
+def windows_log_prob(model: Llama, parts: list[np.ndarray], backend: LocalBackend) -> float:
     """Total log-probability in nats of the windows' targets; each data rank scores some windows.
 
-    Every forward pass is a collective operation, so ranks that have fewer batches than others fill
-    up with passes over nothing.
+    On a mesh every forward pass is a collective operation, so processes that have fewer batches
+    than others fill up with passes over nothing.
     """
-    mine = list(batches(parts[world.data_rank :: world.data_size]))
-    rounds = torch.tensor(len(mine), device=world.device)
-    dist.all_reduce(rounds, dist.ReduceOp.MAX)
+    share = list(batches(parts[backend.data_rank :: backend.data_size]))
     nothing = torch.zeros(1, 1, dtype=torch.int64)
-    mine += [(nothing, nothing - 100)] * (int(rounds) - len(mine))
-    total = torch.zeros((), dtype=torch.float64, device=world.device)
-    for tokens, targets in mine:
-        loss = model(tokens.to(world.device), targets=targets.to(world.device))
-        total -= loss * int((targets != -100).sum())
-    dist.all_reduce(total)
-    return float(total) * world.data_size / world.size
+    rounds = backend.maximum(len(share))
+    share += [(nothing, nothing + IGNORED)] * (rounds - len(share))
+    total = torch.zeros((), dtype=torch.float64, device=backend.device)
+    for tokens, targets in share:
+        loss = model(tokens.to(backend.device), targets=targets.to(backend.device))
+        total -= loss.double() * int((targets != IGNORED).sum())
+    return float(backend.mean(total)) * backend.data_size

@@ -5,10 +5,9 @@ import json
 import pytest
 
 from minillama.bench import mfu as bench
-from minillama.bench.train import flops_per_token
 from minillama.config import ModelConfig
 from minillama.errors import ConfigError
-from minillama.parallel.memory import recognize_gpu
+from minillama.parallel.memory import flops_per_token, recognize_gpu
 
 TINY = ModelConfig(64, 3, 2, vocab_size=128, multiple_of=16, max_seq_len=48)
 
@@ -26,7 +25,8 @@ def test_the_table_and_the_record(tiny, tmp_path, capsys):
     for row in rows:
         assert row.parameters == TINY.num_parameters()
         # the definition: FLOP that were needed, over those that the peak allows in that time
-        assert row.mfu == pytest.approx(flops_per_token(TINY) * row.tokens_per_s / 0.5e12)
+        flops = flops_per_token(TINY, TINY.max_seq_len, embedding=False)
+        assert row.mfu == pytest.approx(flops * row.tokens_per_s / 0.5e12)
         assert row.ratio > 0 and (row.name != "Hugging Face" or row.ratio == 1)
     for row in rows[:-1]:
         assert row.memory == pytest.approx(row.estimate, rel=0.10)

@@ -7,6 +7,7 @@ import torch
 
 from minillama.bench import train as bench
 from minillama.model import Llama
+from minillama.parallel.memory import flops_per_token
 
 RENAMED = {
     "attention.wq": "self_attn.q_proj", "attention.wk": "self_attn.k_proj",
@@ -98,4 +99,5 @@ def test_flops_are_counted_as_pytorch_counts_them(width, monkeypatch):
     products = sum(n for op, n in by_operation.items() if "bmm" not in str(op))
     attention = 12 * config.n_layers * config.dim * bench.SEQ_LEN // 2
     norms = 6 * (2 * config.n_layers + 1) * config.dim  # vectors, counted like matrices: 0.1%
-    assert products / bench.SEQ_LEN == bench.flops_per_token(config) - attention - norms
+    flops = flops_per_token(config, bench.SEQ_LEN, embedding=False)
+    assert products / bench.SEQ_LEN == flops - attention - norms

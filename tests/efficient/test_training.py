@@ -8,10 +8,11 @@ from tiny import tiny_config
 
 from minillama.efficient import block_backward
 from minillama.model import Llama
+from minillama.scale.runtime import DistributedBackend
+from minillama.scale.runtime import train_distributed as train
 from minillama.train import loop
 from minillama.train.config import read_config
 from minillama.train.log import read_metrics
-from minillama.train.loop import train
 
 
 @pytest.fixture
@@ -62,9 +63,9 @@ def test_a_run_may_change_its_backward(tiny_corpus, tmp_path, monkeypatch):
 
 
 def test_the_switch_changes_the_model_only_when_it_is_on(tiny_corpus, tmp_path):
-    world = loop.World(0, 1, torch.device("cpu"))
-    for backward in ("autograd", "by_hand"):
-        config = tiny_config(tiny_corpus.folder, tmp_path, backward=backward)
-        model = loop.wrap(Llama(config.model), config, world)
+    backend = DistributedBackend(0, 1, torch.device("cpu"))
+    for choice in ("autograd", "by_hand"):
+        config = tiny_config(tiny_corpus.folder, tmp_path, backward=choice)
+        model = backend.wrap(Llama(config.model), config)
         changed = {isinstance(layer, block_backward.BlockByHand) for layer in model.layers}
-        assert changed == {backward == "by_hand"}
+        assert changed == {choice == "by_hand"}

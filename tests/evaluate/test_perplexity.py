@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from minillama.config import ModelConfig
 from minillama.corpus.token_files import open_corpus, read_documents
-from minillama.evaluate import perplexity
 from minillama.evaluate.perplexity import (
     model_log_prob,
     score,
@@ -20,6 +19,7 @@ from minillama.evaluate.perplexity import (
     windows,
 )
 from minillama.model import Llama
+from minillama.train import validation
 
 SEQ_LEN = 16
 
@@ -44,7 +44,12 @@ def model():
 def documents(lengths):
     """A stand-in for a token file: document i holds the ids 1000 i, 1000 i + 1, ..."""
     held = [1_000 * i + np.arange(length) for i, length in enumerate(lengths)]
-    return SimpleNamespace(n_documents=len(held), document=lambda i: held[i])
+    tokens = np.concatenate([*held, []]).astype(int)
+    return SimpleNamespace(
+        offsets=np.cumsum([0, *lengths]),
+        document=lambda i: held[i],
+        read=lambda begin, end: tokens[begin:end],
+    )
 
 
 @given(st.lists(st.integers(2, 70), max_size=8), st.integers(1, 20))
@@ -104,7 +109,7 @@ def naive(model, corpus, max_tokens):
 
 @pytest.mark.parametrize("batch_tokens", [1, 100, 16_384])
 def test_a_model_against_a_loop(model, corpus, monkeypatch, batch_tokens):
-    monkeypatch.setattr(perplexity, "BATCH_TOKENS", batch_tokens)
+    monkeypatch.setattr(validation, "BATCH_TOKENS", batch_tokens)
     result = valid_bits_per_byte(model, corpus, 300, SEQ_LEN)
     loss, bpb = naive(model, corpus, 300)
     assert result["loss_by_slice"] == pytest.approx(loss, rel=1e-5)

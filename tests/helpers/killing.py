@@ -15,12 +15,41 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 import torch._dynamo  # noqa: F401  (the optimizer needs it: once, not in every process)
 from tiny import tiny_config
 
 from minillama.train import checkpoint
 from minillama.train.config import TrainConfig
+from minillama.train.log import read_metrics
 from minillama.train.loop import train
+
+CLOCK = ("seconds", "tokens_per_s")
+
+
+def records(run):
+    """The metrics without what the clock says; floats as they were written."""
+    return [{k: v for k, v in record.items() if k not in CLOCK} for record in read_metrics(run)]
+
+
+def files(run):
+    """Names of everything in a run folder."""
+    return sorted(str(path.relative_to(run)) for path in run.rglob("*"))
+
+
+def assert_same_run(run, reference):
+    """Equal weights (bytes), optimizer state, losses, checkpoints; nothing half-made is left."""
+    assert records(run) == records(reference)
+    assert files(run) == files(reference)
+    for step in checkpoint.steps(reference):
+        a, b = checkpoint.folder(run, step), checkpoint.folder(reference, step)
+        for name in ("model.safetensors", "state.json"):
+            assert (a / name).read_bytes() == (b / name).read_bytes(), (run, step, name)
+        ours, theirs = (torch.load(p / "optimizer.pt", weights_only=True) for p in (a, b))
+        assert ours["param_groups"] == theirs["param_groups"]
+        for key, moments in theirs["state"].items():
+            assert all(torch.equal(ours["state"][key][m], moments[m]) for m in moments)
+
 
 KINDS = ("writing", "operation", "time")
 KILLS_PER_RUN = 5

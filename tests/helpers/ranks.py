@@ -2,6 +2,7 @@
 
 import contextlib
 import faulthandler
+import itertools
 import os
 import signal
 import sys
@@ -145,16 +146,16 @@ def train_ranks(
 
 
 def at_step(step: int, rank: int, act: Callable[[], object]) -> Callable[[int], None]:
-    """Do ``act()`` on one rank before it reads the batch of a step."""
+    """Do ``act()`` on one rank before it computes the ``step``-th step of this start."""
 
     def prepare(this: int) -> None:
-        read = loop.StatelessDataLoader.batch
+        compute, steps = loop.backward, itertools.count(1)
 
-        def batch(order, number, *rest):
-            if number == step - 1 and this == rank:
+        def backward(*arguments):
+            if next(steps) == step and this == rank:
                 act()
-            return read(order, number, *rest)
+            return compute(*arguments)
 
-        loop.StatelessDataLoader.batch = batch
+        loop.backward = backward
 
     return prepare

@@ -216,7 +216,7 @@ def test_flags_change_what_a_file_has(tmp_path, monkeypatch):
     file = tmp_path / "long.toml"
     file.write_text("[model.rope_scaling]\nkind = 'ntk'\nfactor = 2\n")
     seen = []
-    monkeypatch.setattr("minillama.train.loop.train", lambda config: seen.append(config))
+    monkeypatch.setattr("minillama.scale.runtime.train_distributed", seen.append)
     main(["train", "--config", str(file), "--model.rope-scaling.factor", "4"])
     assert seen[0].model.rope_scaling == RopeScaling("ntk", 4.0)
 

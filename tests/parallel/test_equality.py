@@ -30,7 +30,7 @@ from tiny import make_corpus, tiny_config
 from minillama.config import ModelConfig
 from minillama.corpus.token_files import open_corpus
 from minillama.parallel.mesh import ParallelConfig
-from minillama.scale import agreement
+from minillama.scale.runtime import train_distributed
 from minillama.train import checkpoint, loop
 from minillama.train.config import TrainConfig
 from minillama.train.dataloader import StatelessDataLoader
@@ -85,8 +85,7 @@ def train(rank: int, config: TrainConfig) -> list[list[list[int]]]:
             return read[-1]
 
     loop.StatelessDataLoader = Recording
-    agreement.code_digest = lambda: "the same"  # also while somebody edits the code
-    loop.train(config)
+    train_distributed(config)
     return [batch.tolist() for batch in read]
 
 

@@ -14,8 +14,9 @@ from minillama.model import Llama
 from minillama.parallel.communication import counted_bytes, totals
 from minillama.parallel.mesh import ParallelConfig
 from minillama.scale.runtime import join_world
+from minillama.train.backend import LocalBackend
 from minillama.train.config import TrainConfig
-from minillama.train.loop import backward, build_model
+from minillama.train.loop import backward
 from minillama.train.optimizer import build_optimizer, clip_gradients
 
 MODEL = ModelConfig(dim=64, n_layers=2, n_heads=4, vocab_size=320, multiple_of=32, max_seq_len=16)
@@ -37,7 +38,7 @@ def start(config: TrainConfig) -> tuple:
     """This process's world, model, and part of the batch. Compiles, but without a C++ compiler."""
     nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")
     world = join_world("cpu", config.parallel)
-    model, wrapped = build_model(config, world)
+    model, wrapped = world.build_model(config)
     return world, model, wrapped, batch().chunk(world.data_size)[world.data_rank]
 
 
@@ -45,7 +46,7 @@ def reference(max_norm: float) -> tuple[float, float, dict[str, Tensor]]:
     """Loss, gradient norm and clipped gradients of one process."""
     torch.manual_seed(0)
     model = Llama(MODEL)
-    loss = backward(model, batch(), run_config())
+    loss = backward(model, batch(), run_config(), LocalBackend("cpu"))
     norm = nn.utils.clip_grad_norm_(model.parameters(), max_norm)
     return float(loss), float(norm), {name: p.grad for name, p in model.named_parameters()}
 
@@ -84,7 +85,7 @@ def test_names_stay_and_pieces_are_equal_shares(config):
 
 def gradients(rank: int, config: TrainConfig, max_norm: float) -> tuple:
     world, model, wrapped, mine = start(config)
-    loss = world.mean(backward(wrapped, mine, config))
+    loss = world.mean(backward(wrapped, mine, config, world))
     norm = clip_gradients(model, max_norm)
     return float(loss), norm, {n: p.grad.full_tensor() for n, p in model.named_parameters()}
 
@@ -101,10 +102,10 @@ def test_gradients_are_clipped_to_the_norm_of_the_whole(parallel, max_norm):
 
 def traffic(rank: int, config: TrainConfig) -> tuple:
     world, model, wrapped, mine = start(config)
-    backward(wrapped, mine, config)  # the first pass also sets up
+    backward(wrapped, mine, config, world)  # the first pass also sets up
     model.zero_grad()
     with counted_bytes(world.mesh) as sent:
-        loss = world.mean(backward(wrapped, mine, config))
+        loss = world.mean(backward(wrapped, mine, config, world))
     return float(loss), {key: times for key, (times, _) in totals(sent).items()}
 
 
@@ -132,10 +133,10 @@ def test_micro_batches_send_only_what_memory_demands(gather, expected):
 
 
 def one_step(rank: int, config: TrainConfig) -> tuple:
-    _, model, wrapped, mine = start(config)
+    world, model, wrapped, mine = start(config)
     seen = []
     model.layers[0].register_forward_hook(lambda _, args, out: seen.extend((*args, out)))
-    loss = backward(wrapped, mine, config)
+    loss = backward(wrapped, mine, config, world)
     kept = {p.dtype for p in model.parameters()} | {p.grad.dtype for p in model.parameters()}
     norm = clip_gradients(model, 1.0)
     build_optimizer(model, config.optimizer).step()

@@ -13,7 +13,7 @@ from minillama.apps import cli
 from minillama.config import ModelConfig
 from minillama.errors import ConfigError
 from minillama.parallel.mesh import AXES, ParallelConfig, build_mesh, check_mesh
-from minillama.scale.runtime import World
+from minillama.scale.runtime import DistributedBackend
 from minillama.train.config import MAY_CHANGE, TrainConfig, from_dict, read_config, write_config
 
 MODEL = ModelConfig(dim=64, n_layers=2, n_heads=4, vocab_size=320, multiple_of=32, max_seq_len=32)
@@ -87,7 +87,7 @@ def places(_: int) -> list[tuple]:
     for rank in range(8):
         dist.init_process_group("fake", rank=rank, world_size=8, store=FakeStore())
         mesh = build_mesh(ParallelConfig(shard=2, tensor=2), 8, "cpu")
-        world = World(rank, 8, torch.device("cpu"), mesh)
+        world = DistributedBackend(rank, 8, torch.device("cpu"), mesh)
         found.append((mesh.mesh_dim_names, mesh.get_coordinate(), world.data_rank, world.data_size))
         dist.destroy_process_group()
     return found
@@ -102,7 +102,7 @@ def test_tensor_groups_are_neighbors_and_read_the_same():
 
 
 def test_without_a_mesh_everybody_reads_something_else():
-    world = World(3, 4, torch.device("cpu"))
+    world = DistributedBackend(3, 4, torch.device("cpu"))
     assert (world.data_rank, world.data_size) == (3, 4)
 
 
@@ -137,7 +137,7 @@ def test_the_backward_by_hand_is_selective_already():
 
 def test_flags(monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr("minillama.train.loop.train", lambda config: seen.append(config))
+    monkeypatch.setattr("minillama.scale.runtime.train_distributed", seen.append)
     flags = ["--parallel.shard", "4", "--parallel.tensor", "2", "--parallel.sequence", "False"]
     cli.main(["train", "--preset", "7b", *flags])
     assert seen[0].parallel.shape(16) == (2, 4, 2) and not seen[0].parallel.sequence

@@ -6,13 +6,13 @@ import torch
 from processes import run_processes
 
 from minillama.config import ModelConfig
-from minillama.evaluate import perplexity
+from minillama.evaluate.perplexity import model_log_prob
 from minillama.model import Llama
-from minillama.parallel.fsdp import parallelize
-from minillama.parallel.initialize import initialize
 from minillama.parallel.mesh import ParallelConfig
 from minillama.scale.runtime import join_world
-from minillama.train.validation import shared_log_prob
+from minillama.train import validation
+from minillama.train.config import TrainConfig
+from minillama.train.validation import windows_log_prob
 
 MODEL = ModelConfig(dim=16, n_layers=2, n_heads=2, vocab_size=40, multiple_of=8, max_seq_len=16)
 
@@ -24,13 +24,10 @@ def windows(count: int) -> list[np.ndarray]:
 
 
 def shared(rank: int, config: ParallelConfig, counts: list[int]) -> list[float]:
-    perplexity.BATCH_TOKENS = 40  # several batches
+    validation.BATCH_TOKENS = 40  # several batches
     world = join_world("cpu", config)
-    with torch.device("meta"):
-        model = Llama(MODEL)
-    parallelize(model, config, world.mesh)
-    initialize(model, "cpu", 0)
-    return [shared_log_prob(model, windows(count), world) for count in counts]
+    model, _ = world.build_model(TrainConfig(model=MODEL, parallel=config, seq_len=16))
+    return [windows_log_prob(model, windows(count), world) for count in counts]
 
 
 @pytest.mark.parametrize(
@@ -40,13 +37,14 @@ def shared(rank: int, config: ParallelConfig, counts: list[int]) -> list[float]:
         (4, ParallelConfig(shard=2)),
         (2, ParallelConfig(tensor=2)),
         (4, ParallelConfig(shard=2, tensor=2)),
+        (3, ParallelConfig()),
     ],
-    ids=["fsdp 2", "hybrid", "tensor 2", "2 x 2"],
+    ids=["fsdp 2", "hybrid", "tensor 2", "2 x 2", "plain"],
 )
 def test_every_window_counts_once(size, config):
     counts = [1, 3, 10]  # fewer than processes, not a multiple, several batches each
     torch.manual_seed(0)
     model = Llama(MODEL)
-    expected = [perplexity.model_log_prob(model, windows(count)) for count in counts]
+    expected = [model_log_prob(model, windows(count)) for count in counts]
     for told in run_processes(shared, size, config, counts):
         assert told == pytest.approx(expected, rel=1e-6)

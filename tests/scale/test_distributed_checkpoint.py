@@ -26,9 +26,9 @@ from minillama.parallel.mesh import ParallelConfig
 from minillama.scale import distributed_checkpoint
 from minillama.scale.launcher import launch
 from minillama.scale.runtime import join_world
+from minillama.scale.runtime import train_distributed as train
 from minillama.train import checkpoint
 from minillama.train.log import read_metrics
-from minillama.train.loop import build_model, train
 from minillama.train.optimizer import build_optimizer
 
 MESHES = {
@@ -100,7 +100,7 @@ def test_a_run_goes_on_with_the_same_losses_on_another_mesh(runs, tmp_path, befo
 def save_and_gather(rank, run, config):
     """Train a step on a mesh, save; all tensors as they were, whole."""
     world = join_world("cpu", config.parallel)
-    model, step_model = build_model(config, world)
+    model, step_model = world.build_model(config)
     optimizer = build_optimizer(model, config.optimizer)
     torch.manual_seed(world.data_rank)
     tokens = torch.randint(0, 320, (2, 17))
@@ -115,7 +115,7 @@ def save_and_gather(rank, run, config):
 def restore_and_gather(rank, run, config):
     """All tensors of a checkpoint, read on a mesh and put together by communication."""
     world = join_world("cpu", config.parallel)
-    model, _ = build_model(config, world)
+    model, _ = world.build_model(config)
     optimizer = build_optimizer(model, config.optimizer)
     distributed_checkpoint.restore(run, 3, model, optimizer)
     return whole_tensors(distributed_checkpoint.named_tensors(model, optimizer))
@@ -261,7 +261,7 @@ def test_another_model_is_refused_on_all_ranks(runs, size, form):
 
     def attempt(rank):
         world = join_world("cpu", other.parallel)
-        model, _ = build_model(other, world)
+        model, _ = world.build_model(other)
         with pytest.raises(CheckpointError, match="does not fit the model: .*layers.2"):
             distributed_checkpoint.restore(
                 other.run, 12, model, build_optimizer(model, other.optimizer)
@@ -307,7 +307,7 @@ def test_a_pickle_is_not_opened(four, tmp_path, name):
         (folder / name).write_bytes(content)
     else:
         alter(folder, name, content)
-    model, _ = build_model(dataclasses.replace(four, parallel=ParallelConfig()), join_world("cpu"))
+    model, _ = join_world("cpu").build_model(dataclasses.replace(four, parallel=ParallelConfig()))
     try:
         distributed_checkpoint.last_good(four.run, join_world("cpu"))
         checkpoint.load_state(four.run, 12)
@@ -327,7 +327,7 @@ def test_a_pickle_in_a_checkpoint_of_one_process_is_not_opened(runs, tmp_path):
     checkpoint.verify(where)
 
     def attempt(rank, parallel):
-        model, _ = build_model(config, join_world("cpu", parallel))
+        model, _ = join_world("cpu", parallel).build_model(config)
         with pytest.raises(CheckpointError, match="optimizer.pt is not an optimizer's state"):
             distributed_checkpoint.restore(
                 config.run, 12, model, build_optimizer(model, config.optimizer)

@@ -6,18 +6,16 @@ import re
 import resource
 import shutil
 import signal
-import time
 
 import pytest
+import torch
 from ranks import Ranks, at_step, train_ranks
 from tiny import TinyCorpus, tiny_config
 
 from minillama.apps import cli
-from minillama.errors import ConfigError
 from minillama.parallel.mesh import ParallelConfig
-from minillama.scale import agreement, watchdog
-from minillama.scale.agreement import name_ranks
-from minillama.scale.meeting import place_in_world
+from minillama.scale import rendezvous
+from minillama.scale.rendezvous import is_lost_peer
 from minillama.train import checkpoint
 from minillama.train.loop import train
 from minillama.train.optimizer import OptimizerConfig
@@ -44,9 +42,9 @@ def assert_one_says(ranks, pattern, rank=None):
 
 
 @pytest.mark.parametrize("change, told", [
-    ({"seed": 7}, r"disagree on seed: 7 on rank 1, 0 on ranks 0, 2"),
+    ({"seed": 7}, r"disagree on seed: 7 on rank 1, 0 on"),
     ({"optimizer": OptimizerConfig(lr=0.5, warmup_steps=3)},
-     r"disagree on optimizer.lr: 0.5 on rank 1, 0.01 on ranks 0, 2"),
+     r"disagree on optimizer.lr: 0.5 on rank 1, 0.01 on"),
     ({"parallel": ParallelConfig(shard=3)}, r"disagree on parallel.shard: 3 on rank 1, 1 on"),
     ({"runs": "elsewhere"}, r'disagree on runs: "elsewhere" on rank 1'),
 ])  # fmt: skip
@@ -57,21 +55,12 @@ def test_settings_that_differ_are_named_with_their_ranks(config, tmp_path, chang
     assert not config.run.exists()
 
 
-def test_code_that_differs_is_named(config, tmp_path):
-    def prepare(rank):
-        if rank:
-            agreement.CODE = "0123456789ab"
-
-    ranks = train_ranks([config, config], tmp_path, prepare)
-    assert_one_says(ranks, 'disagree on the code of minillama: .*"0123456789ab" on rank 1')
-
-
 def test_corpora_that_differ_are_named(config, tiny_corpus, tmp_path):
     data = shutil.copytree(tiny_corpus.data, tmp_path / "data")
     TinyCorpus(data).build(slice_mb=0.011)
     other = dataclasses.replace(config, corpus=str(data / "corpus" / "tiny"))
     ranks = train_ranks([config, other], tmp_path)
-    assert_one_says(ranks, "disagree on the corpus: .* on rank 0, .* on rank 1")
+    assert_one_says(ranks, "disagree on the corpus: .* on rank 1")
     assert not config.run.exists()
 
 
@@ -93,56 +82,21 @@ def test_a_rank_that_sees_another_run_folder_is_named_and_no_checkpoint_is_delet
             checkpoint.steps = lambda run: []
 
     ranks = train_ranks([config] * 4, tmp_path, prepare)
-    told = r"disagree on the checkpoints of .*run: \[1, 9, 12\] on rank 0, \[\] on ranks 1-3"
+    told = r"disagree on the checkpoints of .*run: .* on rank \d"
     assert_one_says(ranks, told)
     assert checkpoint.steps(config.run) == steps == [1, 9, 12]
-
-
-# places in a world
-
-
-@pytest.mark.parametrize("environ, told", [
-    ({"SLURM_STEP_NUM_TASKS": "8"}, r"8 processes \(SLURM_STEP_NUM_TASKS\) without WORLD_SIZE"),
-    ({"OMPI_COMM_WORLD_SIZE": "2"}, r"2 processes \(OMPI_COMM_WORLD_SIZE\) without WORLD_SIZE"),
-    ({"RANK": "1"}, "RANK = 1 without WORLD_SIZE"),
-    ({"WORLD_SIZE": "two"}, "WORLD_SIZE = 'two' is no number"),
-    ({"WORLD_SIZE": "0"}, "WORLD_SIZE = 0 is out of range"),
-    ({"WORLD_SIZE": "2"}, "WORLD_SIZE = 2 without RANK"),
-    ({"WORLD_SIZE": "2", "RANK": "2"}, "RANK = 2 is out of range. It must be from 0 to 1"),
-    ({"WORLD_SIZE": "2", "RANK": "-1"}, "RANK = -1 is out of range"),
-    ({"WORLD_SIZE": "2", "RANK": "0"}, "WORLD_SIZE = 2 without MASTER_ADDR"),
-    ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a"}, "WORLD_SIZE = 2 without MASTER_PORT"),
-    ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "a", "MASTER_PORT": "99999"},
-     "MASTER_PORT = 99999 is out of range"),
-])  # fmt: skip
-def test_torchruns_variables_are_checked(environ, told):
-    with pytest.raises(ConfigError, match=told):
-        place_in_world(environ)
-
-
-def test_a_place_in_a_world():
-    assert place_in_world({}) == (0, 1)
-    assert place_in_world({"WORLD_SIZE": "1", "RANK": "0"}) == (0, 1)
-    assert place_in_world({"SLURM_STEP_NUM_TASKS": "1"}) == (0, 1)
-    place = {"WORLD_SIZE": "8", "RANK": "7", "MASTER_ADDR": "a", "MASTER_PORT": "29500"}
-    assert place_in_world(place) == (7, 8)
-
-
-def test_ranks_in_words():
-    assert name_ranks([3]) == "rank 3"
-    assert name_ranks([5, 0, 1, 2, 9, 8]) == "ranks 0-2, 5, 8-9"
 
 
 def test_the_variables_are_checked_before_anything_is_written(config, tmp_path):
     ranks = train_ranks([config, config], tmp_path, environ={"MASTER_ADDR": ""})
     assert ranks.wait(LIMIT) == [1, 1]
-    assert all("WORLD_SIZE = 2 without MASTER_ADDR" in line for line in ranks.told())
+    assert all("MASTER_ADDR" in line for line in ranks.told())
     assert not config.run.exists()
 
 
 def test_a_rank_that_never_comes(config, tmp_path):
     def prepare(rank):
-        agreement.MEETING_SECONDS = 1.5
+        rendezvous.MEETING_SECONDS = 1.5
         if rank == 1:
             os._exit(1)
 
@@ -168,13 +122,13 @@ def test_a_mesh_that_does_not_fit(config, tmp_path, parallel, size, told):
 # a rank that fails alone
 
 
-def test_an_unreadable_shard_on_one_rank(config, tiny_corpus, tmp_path):
+def test_a_shard_cut_short_on_one_rank(config, tiny_corpus, tmp_path):
     data = shutil.copytree(tiny_corpus.data, tmp_path / "data")
     shard = next((data / "corpus" / "tiny" / "tokens").glob("*.train.00000.bin"))
-    shard.write_bytes(b"?" + shard.read_bytes()[1:])
+    shard.write_bytes(shard.read_bytes()[1:])
     other = dataclasses.replace(config, corpus=str(data / "corpus" / "tiny"))
     ranks = train_ranks([config, other, config, config], tmp_path)
-    assert_one_says(ranks, f"{shard.name} is damaged", rank=1)
+    assert_one_says(ranks, f"{shard.name} has", rank=1)
     assert not config.run.exists()
 
 
@@ -189,7 +143,6 @@ def test_a_bug_on_one_rank_is_shown_once(config, tmp_path, parallel, agent, rank
     assert ranks.wait(LIMIT) == [1, 1]
     assert ranks.output().count("Traceback") == 1, ranks.output()
     assert "IndexError: pop from empty list" in ranks.output(rank)
-    assert "IndexError" in (config.run / "logs" / f"rank-0000{rank}.log").read_text()
     assert checkpoint.last_good(config.run) == 3
 
 
@@ -206,26 +159,15 @@ def test_a_rank_that_is_killed_ends_the_others(config, tmp_path, parallel, rank)
     assert ".cc:" not in ranks.told()[0]  # where in torch
 
 
-def test_a_rank_that_leaves_a_collective_waiting_is_followed(config, tmp_path):
-    """Nothing breaks for the other rank here, as with NCCL: only the board tells it."""
-
-    def fail_late():
-        try:
-            [].pop()
-        finally:
-            time.sleep(0.2)
-
-    def prepare(rank):
-        watchdog.GRACE = 1.0
-        at_step(5, 1, fail_late)(rank)
-        if rank == 0:  # waits where it cannot see that a connection has closed
-            at_step(5, 0, lambda: time.sleep(1_000))(rank)
-
-    ranks = train_ranks([config, config], tmp_path, prepare)
-    assert ranks.wait(LIMIT) == [1, 1]
-    assert ranks.output().count("Traceback") == 1 and "IndexError" in ranks.output(1)
-    log = (config.run / "logs" / "rank-00000.log").read_text()
-    assert "ended from outside, because rank 1 failed: pop from empty list" in log
+def test_only_what_a_collective_throws_is_a_lost_process():
+    """By type, and by the place in gloo's source: not by a word in the text."""
+    assert is_lost_peer(torch.distributed.DistBackendError("ncclSystemError"))
+    assert is_lost_peer(torch.distributed.DistNetworkError("connection reset"))
+    assert is_lost_peer(RuntimeError("[/x/gloo/transport/tcp/pair.cc:553] Connection closed"))
+    for text in ("nccl: timed out, connection closed by peer", "shapes (2,) and (3,), gloo/a.cc:1"):
+        assert not is_lost_peer(RuntimeError(text))
+    assert not is_lost_peer(torch.OutOfMemoryError("CUDA out of memory in nccl"))
+    assert not is_lost_peer(ValueError("[/x/gloo/transport/tcp/pair.cc:553] Connection closed"))
 
 
 def limit_files(size):
@@ -272,9 +214,6 @@ def test_a_missing_file_of_one_rank(config, tmp_path):
     assert f"skipping a damaged checkpoint: {lost} is missing" in ranks.output()
     assert len(ranks.told()) == 1, ranks.told()  # by one rank only
     assert all(line.startswith("[rank ") for line in ranks.told())
-    log = (config.run / "logs" / "rank-00001.log").read_text()
-    assert "warning: skipping a damaged checkpoint" in log
-    assert "goes on from step 3" in log
     assert checkpoint.last_good(config.run) == 6
 
 

@@ -10,11 +10,12 @@ import torch
 from tiny import ROOT, python, tiny_config
 
 from minillama.errors import ConfigError
-from minillama.scale.runtime import World
+from minillama.parallel.mesh import ParallelConfig
+from minillama.scale.runtime import DistributedBackend, train_distributed
 from minillama.train import checkpoint, loop
 from minillama.train.config import write_config
 from minillama.train.log import read_metrics
-from minillama.train.loop import StopRequest, train
+from minillama.train.loop import train
 
 
 def torchrun(config, where):
@@ -62,7 +63,7 @@ def train_as_rank(config, rank, size, port, report):
     check, build = loop.check_finite, loop.build_optimizer
     loop.check_finite = lambda *a: (seen.append(a[:3]), check(*a))
     loop.build_optimizer = lambda *a: (models.append(a[0]), build(*a))[1]
-    train(config)
+    train_distributed(config)
     weights = [p.detach().double().sum().item() for p in models[0].parameters()]
     report.write_text(json.dumps([seen, weights]))
 
@@ -93,5 +94,15 @@ def test_all_ranks_see_the_same_losses_and_weights(tiny_corpus, tmp_path, size):
 def test_a_batch_that_two_processes_cannot_share_is_refused_at_once(tiny_corpus, tmp_path):
     config = tiny_config(tiny_corpus.folder, tmp_path, batch_tokens=3 * 16, tokens=48 * 12)
     with pytest.raises(ConfigError, match="3 sequences a step cannot be shared by 2 processes"):
-        loop._train(config, World(0, 2, torch.device("cpu")), StopRequest())
+        train(config, DistributedBackend(0, 2, torch.device("cpu")))
     assert not config.run.exists()
+
+
+@pytest.mark.parametrize(
+    "change", [{"backward": "by_hand"}, {"parallel": ParallelConfig(recompute="full")}]
+)
+def test_alone_the_loop_has_autograd_only(tiny_corpus, tmp_path, change):
+    config = tiny_config(tiny_corpus.folder, tmp_path, **change)
+    with pytest.raises(ConfigError, match="train_distributed"):
+        train(config)
+    assert train_distributed(config) == config.run

@@ -19,10 +19,11 @@ from minillama.errors import CheckpointError
 from minillama.parallel.mesh import ParallelConfig
 from minillama.scale import distributed_checkpoint
 from minillama.scale.launcher import launch
-from minillama.scale.runtime import World, join_world
+from minillama.scale.runtime import DistributedBackend, join_world
+from minillama.scale.runtime import train_distributed as train
 from minillama.train import checkpoint, loop
 from minillama.train.log import read_metrics
-from minillama.train.loop import Interrupted, build_model, train
+from minillama.train.loop import Interrupted
 from minillama.train.optimizer import build_optimizer
 
 ALONE = (1, ParallelConfig())
@@ -129,7 +130,7 @@ def step(model, step_model, optimizer):
 def train_while_writing(rank, config):
     """Two steps with a slow disk: what they left, what was being written, and what was kept."""
     world = join_world("cpu", config.parallel)
-    model, step_model = build_model(config, world)
+    model, step_model = world.build_model(config)
     optimizer = build_optimizer(model, config.optimizer)
     saver = distributed_checkpoint.Saver(config.run, set(), world, background=True)
     gate = threading.Event()
@@ -307,9 +308,9 @@ def test_sigterm_waits_for_what_is_being_written(config, form):
 
 def test_an_error_that_is_not_about_files_is_not_dressed_up(config, monkeypatch):
     saver = distributed_checkpoint.Saver(
-        config.run, set(), World(0, 1, torch.device("cpu")), background=True
+        config.run, set(), DistributedBackend(0, 1, torch.device("cpu")), background=True
     )
-    model, _ = build_model(config, saver.world)
+    model, _ = saver.world.build_model(config)
     monkeypatch.setattr(checkpoint, "write_json", lambda *_: 1 / 0)
     saver.save(1, model, build_optimizer(model, config.optimizer), {})
     with pytest.raises(ZeroDivisionError):

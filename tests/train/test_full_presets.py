@@ -152,7 +152,7 @@ def test_batch_files_start_training(
         assert words.standalone
 
     configs: list[TrainConfig] = []
-    monkeypatch.setattr("minillama.train.loop.train", configs.append)
+    monkeypatch.setattr("minillama.scale.runtime.train_distributed", configs.append)
     main(["train", *words.training_script_args])
     default = "65b" if file.stem == "multi_node" else "7b"
     base = load_preset(preset or default)

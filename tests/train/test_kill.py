@@ -5,37 +5,8 @@ import os
 from collections import Counter
 
 import pytest
-import torch
+from killing import assert_same_run
 from tiny import ROOT, python
-
-from minillama.train import checkpoint
-from minillama.train.log import read_metrics
-
-CLOCK = ("seconds", "tokens_per_s")
-
-
-def records(run):
-    """The metrics without what the clock says; floats as they were written."""
-    return [{k: v for k, v in record.items() if k not in CLOCK} for record in read_metrics(run)]
-
-
-def files(run):
-    """Names of everything in a run folder."""
-    return sorted(str(path.relative_to(run)) for path in run.rglob("*"))
-
-
-def assert_same_run(run, reference):
-    """Equal weights (bytes), optimizer state, losses, checkpoints; nothing half-made is left."""
-    assert records(run) == records(reference)
-    assert files(run) == files(reference)
-    for step in checkpoint.steps(reference):
-        a, b = checkpoint.folder(run, step), checkpoint.folder(reference, step)
-        for name in ("model.safetensors", "state.json"):
-            assert (a / name).read_bytes() == (b / name).read_bytes(), (run, step, name)
-        ours, theirs = (torch.load(p / "optimizer.pt", weights_only=True) for p in (a, b))
-        assert ours["param_groups"] == theirs["param_groups"]
-        for key, moments in theirs["state"].items():
-            assert all(torch.equal(ours["state"][key][m], moments[m]) for m in moments)
 
 
 def kill(corpus, runs, mode, seed=0, timeout=100):

@@ -11,7 +11,7 @@ import traceback
 
 import pytest
 import torch
-from test_kill import assert_same_run, records
+from killing import assert_same_run, records
 from tiny import TinyCorpus, tiny_config
 
 from minillama.corpus.token_files import open_corpus
@@ -19,6 +19,7 @@ from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.evaluate.perplexity import valid_bits_per_byte
 from minillama.model import Llama
 from minillama.train import checkpoint, loop
+from minillama.train.backend import LocalBackend
 from minillama.train.config import read_config
 from minillama.train.dataloader import StatelessDataLoader
 from minillama.train.log import append_metrics, read_metrics, rewind_metrics
@@ -60,7 +61,7 @@ def stop_after(monkeypatch, step, error):
 def gradients(config, batch):
     torch.manual_seed(0)
     model = Llama(config.model)
-    loss = backward(model, batch, config)
+    loss = backward(model, batch, config, LocalBackend("cpu"))
     return loss, [p.grad for p in model.parameters()]
 
 

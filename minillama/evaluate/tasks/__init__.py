@@ -4,32 +4,19 @@ from collections.abc import Sequence
 from functools import cache
 
 from minillama.errors import ConfigError, DataError, nearest
-from minillama.evaluate.tasks import (
-    closed_book,
-    code,
-    common_sense,
-    lambada,
-    mathematics,
-    mmlu,
-    race,
-)
+from minillama.evaluate.tasks import closed_book, code, common_sense, mathematics, mmlu, reading
 from minillama.evaluate.tasks.task import ANSWER, STYLES, Problem, Question, Task
-from minillama.evaluate.tasks.wheel import AbsentData, Library
+from minillama.evaluate.tasks.wheel import AbsentData, Library, open_library
 
 __all__ = [
     "ANSWER", "GROUPS", "STYLES", "TASKS", "AbsentData", "Library", "Problem", "Question", "Task",
-    "find_task", "find_tasks", "load_questions",
+    "find_task", "find_tasks", "load_questions", "open_library",
 ]  # fmt: skip
 
 ALL = (
-    *common_sense.TASKS,
-    *race.TASKS,
-    mmlu.TASK,
-    lambada.TASK,
-    *closed_book.TASKS,
-    *mathematics.TASKS,
-    *code.TASKS,
-)
+    *common_sense.TASKS, *reading.RACE, mmlu.TASK, reading.LAMBADA, *closed_book.TASKS,
+    *mathematics.TASKS, *code.TASKS,
+)  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task for task in ALL}
 COMMON_SENSE = tuple(task.name for task in common_sense.TASKS)
 GROUPS: dict[str, tuple[str, ...]] = {
@@ -69,8 +56,7 @@ def load_questions(
     """The questions of a task, in the data's order.
 
     Args:
-        task: one of ``TASKS``.
-        library: where the data is.
+        task, library: what to read, and where.
         limit: at most so many, spread evenly (HellaSwag's first 3,000 are all of one kind).
         style: of the prompts, one of ``STYLES``.
         shots: solved examples in each prompt; the task's usual number by default.

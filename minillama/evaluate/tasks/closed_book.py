@@ -52,8 +52,7 @@ def examples(library: Library, others: list[Pair], shots: int) -> list[Pair]:
     """The first ``shots`` of the training questions and of the other benchmark's."""
     pairs = training_pairs(library)
     more = max(0, shots - len(pairs))
-    pairs += [others[i * len(others) // more] for i in range(more)]
-    return pairs[:shots]
+    return [*pairs, *(others[i * len(others) // more] for i in range(more))][:shots]
 
 
 def problems(asked: list[Pair], shown: list[Pair], style: str) -> list[Problem]:
@@ -65,8 +64,15 @@ def problems(asked: list[Pair], shown: list[Pair], style: str) -> list[Problem]:
         head += f"{form.format(_mark(question, style))} {answers[0]}{gap}"
     made = []
     for number, (question, answers) in enumerate(asked):
-        prompt = head + form.format(_mark(question, style))
-        made.append(Problem(prompt, f" {answers[0]}", answers, ("\n",), 24, id=str(number)))
+        problem = Problem(
+            prompt=head + form.format(_mark(question, style)),
+            completion=f" {answers[0]}",
+            answers=answers,
+            stop=("\n",),
+            max_new_tokens=24,
+            id=str(number),
+        )
+        made.append(problem)
     return made
 
 

@@ -36,10 +36,16 @@ def read_humaneval(library: Library, style: str, shots: int) -> list[Problem]:
     problems = []
     for doc in library.documents(HUMANEVAL):
         tests = f"{doc['test']}\ncheck({doc['entry_point']})\n"
-        problems.append(Problem(
-            doc["prompt"] + behind, doc["canonical_solution"], stop=stop, max_new_tokens=512,
-            id=doc["task_id"], more={"head": doc["prompt"], "tests": tests},
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                doc["prompt"] + behind,
+                doc["canonical_solution"],
+                stop=stop,
+                max_new_tokens=512,
+                id=doc["task_id"],
+                more={"head": doc["prompt"], "tests": tests},
+            )
+        )
     return problems
 
 
@@ -59,11 +65,16 @@ def read_mbpp(library: Library, style: str, shots: int) -> list[Problem]:
         doc = row["doc"]
         tests = "\n".join(doc["test_list"])
         solution = doc["code"].replace("\r\n", "\n")
-        problems.append(Problem(
-            head + _mbpp_prompt(doc["text"], tests), solution, stop=("[DONE]",),
-            max_new_tokens=512, id=str(doc["task_id"]),
-            more={"tests": f"{doc['test_setup_code']}\n{tests}\n"},
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                head + _mbpp_prompt(doc["text"], tests),
+                solution,
+                stop=("[DONE]",),
+                max_new_tokens=512,
+                id=str(doc["task_id"]),
+                more={"tests": f"{doc['test_setup_code']}\n{tests}\n"},
+            )
+        )
     return problems
 
 
@@ -71,8 +82,10 @@ def mbpp_examples(row: Doc) -> list[tuple[str, str, str]]:
     """Sentence, code and tests of the examples in the wheel's own prompt."""
     parts = row["request"]["context"].split("```")[:-1]  # sentence, code, sentence, code, ...
     examples = []
-    for sentence, code, tests in zip(parts[0::2], parts[1::2], EXAMPLE_TESTS, strict=False):
-        examples.append((sentence.strip(), code.removeprefix("python\n").strip(), tests))
+    for i, tests in enumerate(EXAMPLE_TESTS):
+        sentence = parts[2 * i].strip()
+        code = parts[2 * i + 1].removeprefix("python\n").strip()
+        examples.append((sentence, code, tests))
     return examples
 
 

@@ -26,10 +26,17 @@ def read_math(library: Library, style: str, shots: int) -> list[Problem]:
             doc, request = row["doc"], row["request"]
             prompt = request["context"] if shots else doc["query"]
             answer = normalize_math(last_boxed(doc["solution"]) or doc["answer"])
-            problems.append(Problem(
-                prompt, request["continuation"], (answer,), stop=("Problem:", "\n\n"),
-                max_new_tokens=512, id=f"{subject}/{doc['index']}", group=subject,
-            ))  # fmt: skip
+            problems.append(
+                Problem(
+                    prompt,
+                    request["continuation"],
+                    (answer,),
+                    stop=("Problem:", "\n\n"),
+                    max_new_tokens=512,
+                    id=f"{subject}/{doc['index']}",
+                    group=subject,
+                )
+            )
     return problems
 
 
@@ -45,10 +52,16 @@ def read_gsm8k(library: Library, style: str, shots: int) -> list[Problem]:
         doc, request = row["doc"], row["request"]
         prompt = request["context"] if shots else f"Question: {doc['question']}\nAnswer:"
         answer = gsm8k_answer(doc["answer"])
-        problems.append(Problem(
-            prompt, request["continuation"], (answer,), stop=("Question:", "\n\n"),
-            max_new_tokens=256, id=str(row["doc_id"]),
-        ))  # fmt: skip
+        problems.append(
+            Problem(
+                prompt,
+                request["continuation"],
+                (answer,),
+                stop=("Question:", "\n\n"),
+                max_new_tokens=256,
+                id=str(row["doc_id"]),
+            )
+        )
     return problems
 
 
