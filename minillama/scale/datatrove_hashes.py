@@ -24,7 +24,7 @@ from datatrove.pipeline.base import PipelineStep
 
 from minillama.corpus.c4 import RepeatedSpans
 from minillama.corpus.commoncrawl import RepeatedLines
-from minillama.corpus.hash_set import HashSet
+from minillama.corpus.deduplicate import HashSet
 from minillama.corpus.pipeline import ExactDuplicates, Step, StepContext
 from minillama.corpus.statistics import StepStats
 from minillama.files import atomic_path

@@ -33,7 +33,7 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from minillama.corpus.document import Document, Dropped
-from minillama.corpus.hash_set import hash64
+from minillama.corpus.deduplicate import hash64
 from minillama.corpus.language import WIKIPEDIA_LANGUAGES
 from minillama.corpus.mixture import epochs, mixture
 from minillama.corpus.pipeline import MIN_BYTES

@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from minillama.corpus.hash_set import HashSet, hash64
+from minillama.corpus.deduplicate import HashSet, hash64
 
 
 @pytest.mark.parametrize("buffer", [1, 7, 100, 10_000])

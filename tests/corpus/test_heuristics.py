@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from minillama.corpus.hash_set import HashSet
+from minillama.corpus.deduplicate import HashSet
 from minillama.corpus.heuristics import (
     C4Rules,
     clean_page,

@@ -8,7 +8,7 @@ import pytest
 from tiny import make_corpus, prose, sdist, wheel, write_sources
 
 from minillama.corpus.document import Document
-from minillama.corpus.hash_set import HashSet
+from minillama.corpus.deduplicate import HashSet
 from minillama.corpus.split import cap, deduplicate, split
 from minillama.corpus.statistics import StepStats, table1
 from minillama.corpus.token_files import open_corpus, read_documents
