@@ -76,7 +76,7 @@ def take_flag(arguments: list[str], flag: str) -> str | None:
 def subcommands(verb: str, table: dict[str, str], arguments: Sequence[str]) -> None:
     """A verb with verbs of its own, such as ``minillama data fetch``: name to module:function."""
     if not arguments or arguments[0] in HELP:
-        lines = (f"  {name:<8} {summary(find(path))}" for name, path in table.items())
+        lines = (f"  {name:<9} {summary(find(path))}" for name, path in table.items())
         print(f"usage: minillama {verb} <{'|'.join(table)}> [--help]", "", sep="\n")
         print(VERBS[verb].__doc__, "", *lines, sep="\n")
         return
@@ -117,8 +117,9 @@ def data(arguments: Sequence[str]) -> None:
         "fetch": "scale.sources:fetch",
         "build": "scale.build_corpus:build",
         "add": "scale.user_texts:add_texts",
-        "trace": "scale.build_corpus:trace",
-        "trove": "scale.datatrove:run_trove",
+        "trace": "corpus.trace:trace",
+        "verify": "corpus.token_files:verify_corpus",
+        "datatrove": "scale.datatrove:run_datatrove",
         "full": "scale.redpajama:build_full",
     }
     subcommands("data", table, arguments)

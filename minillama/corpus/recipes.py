@@ -7,6 +7,7 @@ of a slice from ``RECIPES``.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from minillama.corpus import (
     arxiv,
@@ -62,6 +63,20 @@ RECIPES: dict[str, tuple[Step, ...]] = {
     OWN_SLICE: (),
 }
 """Slice -> what is done to its documents after they are read."""
+
+VERSIONS = {"readers": 1, "choice of documents": 1, "tokenizer's sample": 1, "token files": 1}
+"""Of what surrounds the steps, which have versions of their own. Raise a number when the output
+changes: a corpus that was made by another version is built again."""
+
+
+def recipe_versions() -> list[Any]:
+    """All that a corpus depends on in this package: steps with their settings, and versions."""
+    steps = [
+        (name, type(step).__name__, repr(step), step.version)
+        for name, recipe in RECIPES.items()
+        for step in recipe
+    ]
+    return [steps, sorted(VERSIONS.items())]
 
 
 @dataclass(frozen=True)
@@ -129,20 +144,20 @@ def read_documents_of(
         spec: the slice, and its reader.
         members: the files.
         stats: counts files in and documents out.
-        skipped: counts what cannot be read; in the end it goes to the stats.
+        skipped: counts what cannot be read; in the end it goes to ``stats``.
     """
 
-    def counted() -> Members:
+    def entering() -> Members:
         for path, content in members:
             stats.enter(len(content))
             yield path, content
 
     if spec.reader not in READERS:
-        known = nearest(spec.reader, READERS)
-        raise DataError(f"unknown reader '{spec.reader}' for {source.pin}", known)
-    for path, text in READERS[spec.reader](counted(), skipped):
+        hint = nearest(spec.reader, READERS)
+        raise DataError(f"unknown reader '{spec.reader}' for {source.pin}", hint)
+    for path, text in READERS[spec.reader](entering(), skipped):
         document = Document(no_surrogates(text), spec.slice, source.pin, no_surrogates(path))
         stats.leave(document.size)
         yield document
-    for why, count in skipped.items():
-        stats.drop(why, count)
+    for reason, count in skipped.items():
+        stats.drop(reason, count)

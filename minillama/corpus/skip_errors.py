@@ -1,4 +1,4 @@
-"""What cannot be read is passed over, with a count and a reason; what is wrong here is an error."""
+"""Count and skip what cannot be read in a file; errors of the machine or settings are raised."""
 
 import errno
 import sqlite3
@@ -8,23 +8,25 @@ from contextlib import contextmanager
 
 from minillama.errors import MinillamaError
 
-OURS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EMFILE)
-"""Errors of this machine: of its disk and its limits, not of what is read."""
+MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EMFILE)
+"""Errors of the disk and of limits, not of what is read."""
+REASONS = {
+    UnicodeDecodeError: "not UTF-8",
+    EOFError: "cut short",
+    OSError: "damaged",
+    RecursionError: "too deeply nested",
+}
 
 
 def reason(error: Exception) -> str:
     """Why something could not be read, in words for the waterfall."""
-    known = {
-        UnicodeDecodeError: "not UTF-8", EOFError: "cut short", OSError: "damaged",
-        RecursionError: "too deeply nested",
-    }  # fmt: skip
-    names = (words for kind, words in known.items() if isinstance(error, kind))
-    return f"{next(names, 'malformed')} ({type(error).__name__})"
+    found = [words for kind, words in REASONS.items() if isinstance(error, kind)]
+    return f"{found[0] if found else 'malformed'} ({type(error).__name__})"
 
 
 @contextmanager
 def counted(skipped: Counter[str]) -> Iterator[None]:
-    """What a file holds must not stop the build: errors end the block and are counted.
+    """End the block at an error of a file, and count it, so that the rest is built.
 
     Raises:
         Exception: the machine has no memory or disk left; a package or a setting is wrong.
@@ -34,6 +36,6 @@ def counted(skipped: Counter[str]) -> Iterator[None]:
     except (MinillamaError, MemoryError, sqlite3.OperationalError):
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno in OURS:
+        if isinstance(error, OSError) and error.errno in MACHINE:
             raise
         skipped[reason(error)] += 1

@@ -1,28 +1,44 @@
 """Which clean documents make up the corpus: duplicates, contamination, the limit, and the split.
 
 All of it is decided on entries (key, size, place), never on texts; then the chosen documents are
-copied, in the order of their keys, from each slice's file to text/<slice>.<split>.jsonl.
+copied, in the order of their keys, from each slice's file to text/<slice>.<split>.jsonl. Keys are
+SHA-256 digests of the texts, so their order is a shuffle: the same on every machine, it needs no
+seed, and new documents come in among the old ones.
 """
 
 import heapq
+import json
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from minillama.corpus.contamination import whose
+from minillama.corpus.contamination import owners_of
 from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.pipeline import BUFFER
 from minillama.corpus.statistics import StepStats
 from minillama.files import atomic_path
-from minillama.scale.clean import BuildDir, Entry, read_entries, report
 
 VALID_SHARE = 0.03
 SLACK = 2
 """So many times the limit is looked at: a document that does not fit gives its place to others."""
+OVER = "over the slice's limit"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A clean document's place in its slice's file, and what the choice among them needs."""
+
+    key: str
+    size: int
+    at: int
+    """Where its line begins, in bytes."""
+    hits: dict[int, str]
+    """Runs of words that it shares with benchmarks, and whose they are."""
 
 
 class Sized(Protocol):
-    """A document, or what stands for it."""
+    """A document or its entry."""
 
     key: str
     size: int
@@ -31,7 +47,7 @@ class Sized(Protocol):
 T = TypeVar("T", bound=Sized)
 
 
-def cap(entries: Iterable[T], max_bytes: int, row: StepStats) -> list[T]:
+def cap(entries: Iterable[T], max_bytes: int, stats: StepStats) -> list[T]:
     """At most ``max_bytes`` of a slice: documents in the order of their keys, a fixed sample.
 
     Memory is bounded by the limit, not by the slice: of all entries only those with the smallest
@@ -40,23 +56,24 @@ def cap(entries: Iterable[T], max_bytes: int, row: StepStats) -> list[T]:
     heap: list[tuple[int, int, T]] = []
     held = 0
     for number, entry in enumerate(entries):
-        row.enter(entry.size)
+        stats.enter(entry.size)
         if entry.size > max_bytes:
-            row.drop("over the slice's limit")
+            stats.drop(OVER)
             continue
         heapq.heappush(heap, (-int(entry.key, 16), -number, entry))
         held += entry.size
         while held - heap[0][2].size >= SLACK * max_bytes:
             held -= heapq.heappop(heap)[2].size
-            row.drop("over the slice's limit")
+            stats.drop(OVER)
+    # Of those held, the first ones that fit.
     chosen, total = [], 0
-    for *_, entry in sorted(heap, key=lambda item: (-item[0], -item[1])):
+    for *_, entry in sorted(heap, key=lambda item: item[:2], reverse=True):
         if total + entry.size > max_bytes:
-            row.drop("over the slice's limit")
+            stats.drop(OVER)
         else:
             chosen.append(entry)
             total += entry.size
-            row.leave(entry.size)
+            stats.leave(entry.size)
     return chosen
 
 
@@ -67,75 +84,96 @@ def split(entries: Iterable[T]) -> dict[str, list[T]]:
     """
     by_key = sorted(entries, key=lambda entry: entry.key)
     target = VALID_SHARE * sum(entry.size for entry in by_key)
-    smallest = min(by_key, key=lambda entry: entry.size, default=None)
     valid, total = [], 0
     for entry in by_key:
         if total + entry.size <= 1.5 * target and total < target:
             valid.append(entry)
             total += entry.size
     if not valid and len(by_key) > 1:
-        valid = [smallest]
+        valid = [min(by_key, key=lambda entry: entry.size)]
     held = {entry.key for entry in valid}
     return {"train": [e for e in by_key if e.key not in held], "valid": valid}
 
 
-def deduplicate(entries: Iterable[T], row: StepStats, seen: HashSet) -> Iterator[T]:
+def deduplicate(entries: Iterable[T], stats: StepStats, seen: HashSet) -> Iterator[T]:
     """The first of each group of documents with the same key, none of which is in ``seen``.
 
     ``seen`` grows; shared by all slices, it keeps a text from being in two of them, and so from
     being trained on in one and held out in the other.
     """
     for entry in entries:
-        row.enter(entry.size)
+        stats.enter(entry.size)
         [new] = seen.first_time([hash64(entry.key)])
         if new:
-            row.leave(entry.size)
+            stats.leave(entry.size)
             yield entry
         else:
-            row.drop("exact duplicate")
+            stats.drop("exact duplicate")
 
 
-def contaminated(shop: BuildDir, slices: Iterable[str]) -> dict[str, dict[int, str]]:
-    """slice -> {place of a document: the benchmark that it repeats}."""
-    found = [(name, e.at, e.hits) for name in slices for e in read_entries(shop, name) if e.hits]
-    owners = whose([hits for *_, hits in found])
-    bad: dict[str, dict[int, str]] = {}
-    for (name, at, _), owner in zip(found, owners, strict=True):
-        if owner:
-            bad.setdefault(name, {})[at] = owner
-    return bad
-
-
-def without(entries: Iterable[Entry], bad: dict[int, str], row: StepStats) -> Iterator[Entry]:
-    """The entries whose documents repeat no benchmark."""
+def drop_contaminated(
+    entries: Iterable[Entry], owners: dict[int, str], stats: StepStats
+) -> Iterator[Entry]:
+    """The entries whose documents repeat no benchmark; ``owners`` says which do, by place."""
     for entry in entries:
-        row.enter(entry.size)
-        if entry.at in bad:
-            row.drop(f"repeats {bad[entry.at]}")
+        stats.enter(entry.size)
+        if entry.at in owners:
+            stats.drop(f"repeats {owners[entry.at]}")
         else:
-            row.leave(entry.size)
+            stats.leave(entry.size)
             yield entry
 
 
-def choose(shop: BuildDir, folder: Path, slices: list[str], slice_mb: float) -> dict[str, list]:
-    """Write text/<slice>.<split>.jsonl for every slice; returns their waterfalls."""
+def find_contaminated(clean: dict[str, Path]) -> dict[str, dict[int, str]]:
+    """slice -> {place of a document: the benchmark that it repeats}, over all slices together."""
+    found = [(name, e) for name, path in clean.items() for e in read_entries(path) if e.hits]
+    owners = owners_of([entry.hits for _, entry in found])
+    contaminated: dict[str, dict[int, str]] = {name: {} for name in clean}
+    for (name, entry), owner in zip(found, owners, strict=True):
+        if owner:
+            contaminated[name][entry.at] = owner
+    return contaminated
+
+
+def read_entries(documents: Path) -> Iterator[Entry]:
+    """The entries of a file of clean documents, in its order."""
+    with open(documents.with_suffix(".entries"), encoding="utf-8") as lines:
+        for line in lines:
+            record = json.loads(line)
+            hits = {int(run): name for run, name in record["hits"].items()}
+            yield Entry(record["key"], record["size"], record["at"], hits)
+
+
+def choose_documents(
+    clean: dict[str, Path], texts: Path, slice_mb: float
+) -> dict[str, list[StepStats]]:
+    """Write <slice>.<split>.jsonl for every slice.
+
+    Args:
+        clean: slice -> its file of clean documents, with the entries beside it.
+        texts: the folder to write to.
+        slice_mb: at most so many megabytes of a slice.
+
+    Returns:
+        slice -> the rows of its waterfall.
+    """
     seen = HashSet(BUFFER)
-    bad = contaminated(shop, slices)
+    contaminated = find_contaminated(clean)
     waterfalls = {}
-    for name in slices:
-        rows = [StepStats("duplicates in all slices"), StepStats("contamination by benchmarks"),
-                StepStats("limit of the slice")]  # fmt: skip
-        entries = deduplicate(read_entries(shop, name), rows[0], seen)
-        entries = without(entries, bad.get(name, {}), rows[1])
+    for name, path in clean.items():
+        steps = ("duplicates in all slices", "contamination by benchmarks", "limit of the slice")
+        rows = [StepStats(step) for step in steps]
+        entries = deduplicate(read_entries(path), rows[0], seen)
+        entries = drop_contaminated(entries, contaminated[name], rows[1])
         parts = split(cap(entries, int(slice_mb * 1e6), rows[2]))
-        waterfalls[name] = report(shop.clean(name)) + rows
+        waterfalls[name] = rows
         for split_name, part in parts.items():
-            _copy(shop.clean(name), part, folder / "text" / f"{name}.{split_name}.jsonl")
+            _copy_lines(path, part, texts / f"{name}.{split_name}.jsonl")
     return waterfalls
 
 
-def _copy(source: Path, entries: list[Entry], target: Path) -> None:
-    with atomic_path(target) as aside, open(aside, "wb") as out, open(source, "rb") as file:
+def _copy_lines(source: Path, entries: list[Entry], target: Path) -> None:
+    with atomic_path(target) as tmp, open(tmp, "wb") as out, open(source, "rb") as file:
         for entry in entries:
             file.seek(entry.at)
             out.write(file.readline())

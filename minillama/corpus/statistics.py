@@ -4,10 +4,10 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from minillama.corpus.document import SPLITS
 from minillama.corpus.mixture import epochs
 from minillama.paper import TABLE1
-
-SPLITS = ("train", "valid")
+from minillama.tables import text_table
 
 
 @dataclass
@@ -77,61 +77,73 @@ def summary(rows: list[StepStats]) -> dict[str, Any]:
     for row in rows:
         total.add(row)
     return {
-        "documents_in": rows[0].documents_in, "bytes_in": rows[0].bytes_in,
-        "dropped": total.dropped, "removed": total.removed,
+        "documents_in": rows[0].documents_in,
+        "bytes_in": rows[0].bytes_in,
+        "dropped": total.dropped,
+        "removed": total.removed,
         "waterfall": [asdict(row) for row in rows],
-    }  # fmt: skip
+    }
 
 
 def waterfall_table(manifest: dict[str, Any]) -> str:
     """Every slice's steps: documents and megabytes that each let through, and why not the rest."""
-    lines = ["Waterfall: what is left after each step of Section 2.1's recipes"]
-    for name, told in (manifest["slices"] | manifest["left_out"]).items():
-        first = told["waterfall"][0]
-        lines.append(
-            f"{name:<38}{first['documents_in']:>8,} files{first['bytes_in'] / 1e6:>9.2f} MB"
-        )
-        lines += [_line(row) for row in told["waterfall"]]
-    return "\n".join(lines)
+    cells, remarks = [], []
+    for name, entry in (manifest["slices"] | manifest["left_out"]).items():
+        cells.append((name, f"{entry['documents_in']:,}", f"{entry['bytes_in'] / 1e6:.2f}"))
+        remarks.append("files in")
+        for row in entry["waterfall"]:
+            size = f"{row['bytes_out'] / 1e6:.2f}"
+            cells.append((f"  {row['step']}", f"{row['documents_out']:,}", size))
+            remarks.append(_remark(row))
+    header = ("what each step of Section 2.1's recipes leaves", "documents", "MB")
+    lines = text_table(header, cells).split("\n")
+    return "\n".join(
+        f"{line}  {remark}".rstrip() for line, remark in zip(lines, ["", *remarks], strict=True)
+    )
 
 
-def _line(row: dict[str, Any]) -> str:
+def _remark(row: dict[str, Any]) -> str:
+    """What a step left out, took away and found."""
     counts = [f"{count:,} {reason}" for reason, count in row["dropped"].items()]
     counts += [f"{count:,} {kind} removed" for kind, count in row["removed"].items()]
-    counts += [f"{name} {_fact(value)}" for name, value in row["facts"].items()]
-    told = "; ".join(filter(None, [row["note"], ", ".join(counts)]))
-    left = f"{row['documents_out']:>8,}      {row['bytes_out'] / 1e6:>9.2f} MB"
-    return f"  {row['step']:<36}{left}  {told}".rstrip()
-
-
-def _fact(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else f"{value}"
+    for name, value in row["facts"].items():
+        counts.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
+    return "; ".join(filter(None, [row["note"], ", ".join(counts)]))
 
 
 def table1(manifest: dict[str, Any], budget: int) -> str:
-    """Table 1 for this corpus, beside the paper's."""
-    weights = manifest["weights"]
-    tokens = {name: manifest["slices"][name]["train"]["tokens"] for name in weights}
+    """Table 1 for this corpus, beside the paper's.
+
+    A slice without a package is absent; of one that is absent after its files, nothing was kept.
+    """
+    weights, slices = manifest["weights"], manifest["slices"]
+    tokens = {name: slices[name]["train"]["tokens"] for name in weights}
     read = epochs(weights, tokens, budget)
-    lines = [
-        f"Table 1 for {budget:,} training tokens",
-        f"{'slice':<14}{'files in':>9}{'MB in':>7}{'kept':>6}{'MB':>7}{'tokens':>11}"
-        f"{'share':>7}{'epochs':>8} | paper: share, epochs, disk",
-    ]
-    for name in (*TABLE1, *(n for n in weights if n not in TABLE1)):
-        row = TABLE1.get(name)
-        paper = f"{row['share']:>6.1%}{row['epochs']:>6.2f}  {row['disk']}" if row else "     -"
-        if name not in weights:
-            why = "nothing of it is kept" if name in manifest["left_out"] else "no package has it"
-            lines.append(f"{name:<14}{f'absent: {why}':>69} | {paper}")
+    rows, total = [], 0.0
+    for name in (*TABLE1, *(name for name in weights if name not in TABLE1)):
+        paper = _paper_cells(name)
+        entry = (slices | manifest["left_out"]).get(name)
+        if entry is None:
+            rows.append((name, "absent", *[None] * 6, *paper))
             continue
-        told = manifest["slices"][name]
-        kept = {k: sum(told[s][k] for s in SPLITS) for k in ("documents", "bytes")}
-        lines.append(
-            f"{name:<14}{told['documents_in']:>9,}{told['bytes_in'] / 1e6:>7.1f}"
-            f"{kept['documents']:>6,}{kept['bytes'] / 1e6:>7.2f}{tokens[name]:>11,}"
-            f"{weights[name]:>7.1%}{read[name]:>8.2f} | {paper}"
-        )
-    size = sum(manifest["slices"][n][s]["bytes"] for n in weights for s in SPLITS)
-    lines.append(f"{'all':<29}{size / 1e6:>14.2f}{sum(tokens.values()):>11,}")
-    return "\n".join(lines)
+        came = (f"{entry['documents_in']:,}", f"{entry['bytes_in'] / 1e6:.1f}")
+        if name not in weights:
+            rows.append((name, *came, "absent", *[None] * 4, *paper))
+            continue
+        kept = sum(entry[split]["documents"] for split in SPLITS)
+        megabytes = sum(entry[split]["bytes"] for split in SPLITS) / 1e6
+        total += megabytes
+        left = (f"{kept:,}", f"{megabytes:.2f}", f"{tokens[name]:,}")
+        rows.append((name, *came, *left, f"{weights[name]:.1%}", f"{read[name]:.2f}", *paper))
+    rows.append(("all", *[None] * 3, f"{total:.2f}", f"{sum(tokens.values()):,}", *[None] * 5))
+    header = ("slice", "files in", "MB in", "kept", "MB", "tokens", "share", "epochs",
+              "paper: share", "epochs", "disk")  # fmt: skip
+    return f"Table 1 for {budget:,} training tokens\n{text_table(header, rows)}"
+
+
+def _paper_cells(name: str) -> tuple[str | None, ...]:
+    """The paper's share, epochs and size of a slice."""
+    if name not in TABLE1:
+        return None, None, None
+    row = TABLE1[name]
+    return f"{row['share']:.1%}", f"{row['epochs']:.2f}", row["disk"]

@@ -2,25 +2,35 @@
 
 One ``TokenFile`` holds one split of one slice. Beside the shards ``<slice>.<split>.00000.bin`` lie
 ``<slice>.<split>.offsets.npy`` (where each document begins) and ``<slice>.<split>.json`` (the
-index, written last: a token file without its index is not there).
+index, written last: a token file without its index is not there). Documents stand in the order of
+their keys (SHA-256 of the text): shuffled once, the same way on every machine, so that a reader
+who takes the tokens from end to end meets no package or file as a whole.
+
+Made for 1.4T tokens: nothing is read when a file is opened but the index and the files' sizes; few
+shards are mapped at a time; 11 GB of offsets stay on disk.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable
+from array import array
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tyro.conf import Positional
 
-from minillama.corpus.document import Document
+from minillama.corpus.document import SPLITS, Document
 from minillama.errors import DataError
 from minillama.files import atomic_path, read_json, sha256, write_json
 from minillama.tokenizer import Tokenizer
 
-SHARD_TOKENS = 2**24
+SHARD_TOKENS = 2**30
+"""2 GiB each: 1.4T tokens are 1,300 files, and a file that is read costs a map and a descriptor."""
+OPEN_MAPS = 64
+"""Shards of a token file that are mapped at a time."""
 REBUILD = "delete the corpus folder and run `minillama data build`"
 
 
@@ -29,38 +39,41 @@ def write_tokens(
 ) -> "TokenFile":
     """Write documents, given as (ids, UTF-8 bytes of the text), to shards ``<stem>.NNNNN.bin``.
 
-    A document is never split between shards.
+    A document is never split between shards. Memory grows by 8 bytes a document.
     """
     dtype = np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
+    offsets, n_bytes = array("q", [0]), 0
     shards: list[dict[str, Any]] = []
-    offsets, n_bytes, buffer, held = [0], 0, [], 0
-    for ids, size in documents:
-        if held and held + len(ids) > SHARD_TOKENS:
-            shards.append(_write_shard(stem, len(shards), buffer))
-            buffer, held = [], 0
-        buffer.append(np.asarray(ids, dtype=dtype))
-        held += len(ids)
-        n_bytes += size
-        offsets.append(offsets[-1] + len(ids))
-    if buffer:
-        shards.append(_write_shard(stem, len(shards), buffer))
+    documents = iter(documents)
+    waiting = next(documents, None)
+    while waiting is not None:
+        path = stem.with_name(f"{stem.name}.{len(shards):05d}.bin")
+        begin = offsets[-1]
+        with atomic_path(path) as tmp, open(tmp, "wb") as file:
+            while waiting is not None:
+                ids, size = waiting
+                if offsets[-1] > begin and offsets[-1] + len(ids) - begin > SHARD_TOKENS:
+                    break
+                file.write(np.asarray(ids, dtype=dtype).tobytes())
+                offsets.append(offsets[-1] + len(ids))
+                n_bytes += size
+                waiting = next(documents, None)
+        tokens = offsets[-1] - begin
+        shards.append({"file": path.name, "tokens": tokens, "sha256": sha256(path)})
     offsets_path = stem.with_name(f"{stem.name}.offsets.npy")
-    with atomic_path(offsets_path) as aside, open(aside, "wb") as file:
-        np.save(file, np.asarray(offsets, dtype=np.int64))
+    with atomic_path(offsets_path) as tmp, open(tmp, "wb") as file:
+        np.save(file, np.frombuffer(offsets, dtype=np.int64))
     index = stem.with_name(f"{stem.name}.json")
-    write_json(index, {
-        "dtype": dtype.str, "documents": len(offsets) - 1, "tokens": offsets[-1],
-        "bytes": n_bytes, "shards": shards,
+    contents = {
+        "dtype": dtype.str,
+        "documents": len(offsets) - 1,
+        "tokens": offsets[-1],
+        "bytes": n_bytes,
+        "shards": shards,
         "offsets": {"file": offsets_path.name, "sha256": sha256(offsets_path)},
-    })  # fmt: skip
+    }
+    write_json(index, contents)
     return TokenFile(index)
-
-
-def _write_shard(stem: Path, number: int, documents: list[np.ndarray]) -> dict[str, Any]:
-    path = stem.with_name(f"{stem.name}.{number:05d}.bin")
-    with atomic_path(path) as aside:
-        np.concatenate(documents).tofile(aside)
-    return {"file": path.name, "tokens": sum(map(len, documents)), "sha256": sha256(path)}
 
 
 class TokenFile:
@@ -72,17 +85,25 @@ class TokenFile:
 
     def __init__(self, index: str | Path) -> None:
         self.index = Path(index)
-        told = read_json(self.index)
+        self.contents = read_json(self.index)
         try:
-            self.dtype = np.dtype(told["dtype"])
-            self.tokens, self.n_documents = int(told["tokens"]), int(told["documents"])
-            self.n_bytes, self._shards = int(told["bytes"]), told["shards"]
-            self._offsets_file = told["offsets"]
-            if self.tokens != sum(shard["tokens"] for shard in self._shards):
+            self.dtype = np.dtype(self.contents["dtype"])
+            self.tokens = int(self.contents["tokens"])
+            self.n_documents = int(self.contents["documents"])
+            self.n_bytes = int(self.contents["bytes"])
+            self._shards = self.contents["shards"]
+            self._offsets_file = self.contents["offsets"]
+            lengths = [shard["tokens"] for shard in self._shards]
+            if self.tokens != sum(lengths):
                 raise ValueError("its shards do not add up")
         except (KeyError, TypeError, ValueError) as error:
             raise DataError(f"{self.index} is no index of shards ({error})", REBUILD) from None
+        self._starts = np.cumsum([0, *lengths])
+        self._map = lru_cache(maxsize=OPEN_MAPS)(self._map_shard)
         self._check_lengths()
+        self.offsets = self._map_offsets()
+        """Where each document begins in the shards laid end to end: ``(n_documents + 1,)``, on
+        disk."""
 
     def _check_lengths(self) -> None:
         for shard in self._shards:
@@ -94,9 +115,7 @@ class TokenFile:
             if size != expected:
                 raise DataError(f"{path} has {size} bytes instead of {expected}", REBUILD)
 
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        """Where each document begins in the concatenation of the shards: (n_documents + 1,)."""
+    def _map_offsets(self) -> np.ndarray:
         path = self.index.with_name(self._offsets_file["file"])
         try:
             offsets = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -106,24 +125,40 @@ class TokenFile:
             raise DataError(f"{path} does not fit {self.index}", REBUILD)
         return offsets
 
-    @cached_property
-    def _maps(self) -> tuple[np.ndarray, list[np.ndarray]]:
-        lengths = [shard["tokens"] for shard in self._shards]
-        files = (self.index.with_name(shard["file"]) for shard in self._shards)
-        return np.cumsum([0, *lengths]), [np.memmap(f, dtype=self.dtype, mode="r") for f in files]
+    def _map_shard(self, number: int) -> np.ndarray:
+        path = self.index.with_name(self._shards[number]["file"])
+        return np.memmap(path, dtype=self.dtype, mode="r")
+
+    def place(self, offset: int) -> tuple[int, int]:
+        """The shard that holds token ``offset``, and the token's number in it."""
+        shard = int(np.searchsorted(self._starts, offset, side="right")) - 1
+        return shard, offset - int(self._starts[shard])
 
     def document(self, number: int) -> np.ndarray:
         """The ids of a document, begin and end marks included; a view into the shard."""
-        begin, end = int(self.offsets[number]), int(self.offsets[number + 1])
-        starts, maps = self._maps
-        shard = int(np.searchsorted(starts, begin, side="right")) - 1
-        return maps[shard][begin - starts[shard] : end - starts[shard]]
+        begin, end = map(int, self.offsets[number : number + 2])
+        shard, first = self.place(begin)
+        return self._map(shard)[first : first + end - begin]
 
     def find(self, offset: int) -> int:
         """The number of the document that holds token ``offset``."""
         if not 0 <= offset < self.tokens:
             raise DataError(f"{self.index} has {self.tokens} tokens, not {offset}", "lower it")
         return int(np.searchsorted(self.offsets, offset, side="right")) - 1
+
+    def shard_range(self, name: str) -> tuple[int, int]:
+        """The number of the first token of a shard, and how many it has."""
+        for shard, begin in zip(self._shards, self._starts.tolist(), strict=False):
+            if shard["file"] == name:
+                return begin, shard["tokens"]
+        raise DataError(f"{self.index} has no shard {name}", "look into its folder")
+
+    def texts(self) -> Iterator[tuple[Path, int]]:
+        """The files of texts that hold the documents, in order, and how many each holds."""
+        folder = self.index.parent.with_name("text")
+        own = [{"file": f"{self.index.stem}.jsonl", "documents": self.n_documents}]
+        for part in self.contents.get("texts", own):
+            yield folder / part["file"], part["documents"]
 
     def verify(self) -> None:
         """Compare every file with its checksum. Raises ``DataError`` naming the first bad one."""
@@ -164,18 +199,20 @@ class Corpus:
 
         Another build with the same tokens has the same, whatever code made it.
         """
-        told = [self.manifest["tokenizer_sha256"], list(self.weights.items())]
-        files = [read_json(file.index) for split in (self.train, self.valid)
-                 for file in split.values()]  # fmt: skip
-        return hashlib.sha256(json.dumps([told, files], sort_keys=True).encode()).hexdigest()
+        files = [*self.train.values(), *self.valid.values()]
+        settings = [self.manifest["tokenizer_sha256"], list(self.weights.items())]
+        content = [settings, [file.contents for file in files]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that wrote the tokens."""
         return Tokenizer.load(self.tokenizer_path)
 
 
-def open_corpus(folder: str | Path, verify: bool = True) -> Corpus:
+def open_corpus(folder: str | Path, verify: bool = False) -> Corpus:
     """Open what ``minillama data build`` made.
+
+    Sizes, the tokenizer and the digest of all indexes are compared; the tokens are not read.
 
     Args:
         folder: such as ``data/corpus/nano``.
@@ -186,9 +223,8 @@ def open_corpus(folder: str | Path, verify: bool = True) -> Corpus:
     """
     folder = Path(folder)
     if not (folder / "manifest.json").exists():
-        raise DataError(
-            f"{folder} holds no corpus", f"run `minillama data build --name {folder.name}`"
-        )
+        hint = f"run `minillama data build --name {folder.name}`"
+        raise DataError(f"{folder} holds no corpus", hint)
     manifest = read_json(folder / "manifest.json")
     try:
         weights = {name: float(weight) for name, weight in manifest["weights"].items()}
@@ -198,15 +234,33 @@ def open_corpus(folder: str | Path, verify: bool = True) -> Corpus:
     tokenizer = folder / "tokenizer.model"
     if not tokenizer.exists() or sha256(tokenizer) != expected:
         raise DataError(f"{tokenizer} is not the tokenizer that wrote the tokens", REBUILD)
-    files = {
-        split: {name: TokenFile(folder / "tokens" / f"{name}.{split}.json") for name in weights}
-        for split in ("train", "valid")
-    }
+    train, valid = (token_files(folder, weights, split) for split in SPLITS)
+    corpus = Corpus(folder, train, valid, weights, manifest)
+    if manifest.get("data_sha256", corpus.fingerprint) != corpus.fingerprint:
+        raise DataError(f"an index in {folder}/tokens is not the one that was built", REBUILD)
     if verify:
-        for split in files.values():
-            for file in split.values():
-                file.verify()
-    return Corpus(folder, files["train"], files["valid"], weights, manifest)
+        for file in (*corpus.train.values(), *corpus.valid.values()):
+            file.verify()
+    return corpus
+
+
+def token_files(folder: Path, slices: Iterable[str], split: str) -> dict[str, TokenFile]:
+    """The token files of a split in a corpus's folder."""
+    return {name: TokenFile(folder / "tokens" / f"{name}.{split}.json") for name in slices}
+
+
+def verify_corpus(folder: Positional[Path] = Path("data/corpus/nano")) -> str:
+    """Compare every file of a corpus with its checksum: after copying it, or before a long run.
+
+    Args:
+        folder: the corpus.
+
+    Raises:
+        DataError: a file is missing or altered (named).
+    """
+    corpus = open_corpus(folder, verify=True)
+    tokens = sum(file.tokens for file in (*corpus.train.values(), *corpus.valid.values()))
+    return f"{folder}: {tokens:,} tokens of {len(corpus.slices)} slices are as they were built"
 
 
 def read_documents(path: Path) -> Iterable[dict[str, str]]:
@@ -223,7 +277,7 @@ def read_documents(path: Path) -> Iterable[dict[str, str]]:
 
 def write_documents(path: Path, documents: Iterable[Document]) -> None:
     """One JSON object a line, atomically."""
-    with atomic_path(path) as aside, open(aside, "w", encoding="utf-8") as file:
+    with atomic_path(path) as tmp, open(tmp, "w", encoding="utf-8") as file:
         for document in documents:
             file.write(to_json(document))
 

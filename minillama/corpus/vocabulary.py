@@ -5,13 +5,23 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from minillama.corpus.token_files import open_corpus
+from minillama.corpus.document import read_text_file
+from minillama.corpus.token_files import open_corpus, read_documents
 from minillama.errors import DataError
-from minillama.scale.build_corpus import sample
-from minillama.scale.user_texts import readable
 from minillama.tokenizer import Tokenizer, train_tokenizer
 
 DEFAULT = Path("data/corpus/nano/tokenizer.model")
+
+
+def sample(folder: Path, weights: dict[str, float], megabytes: float = 6.0) -> Iterator[str]:
+    """Training text for the tokenizer: every slice by its share, as far as its text goes."""
+    for name, weight in weights.items():
+        wanted = weight * megabytes * 1e6
+        for record in read_documents(folder / "text" / f"{name}.train.jsonl"):
+            if wanted <= 0:
+                break
+            yield record["text"][: int(wanted)]
+            wanted -= len(record["text"])
 
 
 def read_texts(path: Path) -> Iterator[str]:
@@ -21,15 +31,15 @@ def read_texts(path: Path) -> Iterator[str]:
         DataError: nothing is there, or a file is no UTF-8 text.
     """
     if (path / "manifest.json").exists():
-        yield from sample(path, open_corpus(path, verify=False).weights)
+        yield from sample(path, open_corpus(path).weights)
         return
     if not path.exists():
         raise DataError(f"{path} does not exist", "name a text file, a folder or a built corpus")
     for file in sorted(path.rglob("*.txt")) if path.is_dir() else [path]:
-        text, reason = readable(file)
-        if text is None and reason != "empty":
+        text, reason = read_text_file(file)
+        if reason not in ("", "empty"):
             raise DataError(f"{file} is no text ({reason})", "texts must be UTF-8")
-        yield text or ""
+        yield text
 
 
 def train(

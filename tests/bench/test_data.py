@@ -9,7 +9,7 @@ from tiny import ROOT
 pytest.importorskip("datatrove")
 
 from minillama.bench import data as bench
-from minillama.corpus.heuristics import C4Rules, clean_page
+from minillama.corpus.c4 import C4Rules, clean_page
 from minillama.corpus.language import LanguageModel
 from minillama.errors import ConfigError
 

@@ -42,7 +42,7 @@ def test_reads_matching_members_in_name_order(tmp_path, make, name):
 def test_path_escapes_are_refused(tmp_path, make, file, name):
     path = make(tmp_path / file, {name: "boo"})
     assert not safe_name(name)
-    with pytest.raises(DataError, match=r"bad\.(tar\.gz|whl) holds the unsafe path"):
+    with pytest.raises(DataError, match=r"bad\.(tar\.gz|whl) .*unsafe path"):
         list(read_members(path, EVERYTHING))
     assert sorted(p.name for p in tmp_path.iterdir()) == [file]
 
@@ -75,7 +75,7 @@ def test_links_in_a_zip_are_passed_over(tmp_path):
 def test_a_bomb_is_refused_before_it_is_read(tmp_path, make, name):
     path = make(tmp_path / name, {"zeros.txt": bytes(archive.MAX_MEMBER_BYTES + 1)})
     assert path.stat().st_size < 2**20
-    with pytest.raises(DataError, match=f"{name}: zeros.txt is too large"):
+    with pytest.raises(DataError, match=f"{name} .*zeros.txt' is too large"):
         list(read_members(path, EVERYTHING))
 
 
@@ -84,7 +84,7 @@ def test_many_small_members_count_together(tmp_path, monkeypatch):
     path = wheel(tmp_path / "a.whl", {f"{i}.txt": "x" * 10 for i in range(3)})
     read = read_members(path, EVERYTHING)
     assert len([next(read), next(read)]) == 2
-    with pytest.raises(DataError, match="a.whl: 2.txt is too large"):
+    with pytest.raises(DataError, match="a.whl .*2.txt' is too large"):
         next(read)
 
 
@@ -149,32 +149,12 @@ def test_unsafe_and_huge_members_are_skipped_and_counted(tmp_path, monkeypatch):
     assert skipped == {"an unsafe path": 1, "too large a file": 1}
 
 
-def test_a_truncated_archive_gives_what_is_whole(tmp_path):
-    rng = random.Random(0)
-    files = {f"{i}.txt": rng.randbytes(3_000) for i in range(5)}
-    path = sdist(tmp_path / "a.tar.gz", files)
-    path.write_bytes(path.read_bytes()[:8_000])
-    skipped = Counter()
-    found = dict(read_members(path, EVERYTHING, skipped=skipped))
-    assert {"0.txt", "1.txt"} <= set(found) < set(files)
-    assert all(files[name] == content for name, content in found.items())
-    assert sum(skipped.values()) >= 1
-
-
 def test_no_archive_at_all_is_counted(tmp_path):
     skipped = Counter()
     for name in ("a.tar.gz", "a.whl"):
         (tmp_path / name).write_bytes(b"no archive")
         assert list(read_members(tmp_path / name, EVERYTHING, skipped=skipped)) == []
     assert skipped == {"an archive that cannot be read": 2}
-
-
-def test_a_bomb_is_not_unpacked_to_its_end(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "MAX_UNPACKED_BYTES", 1_000)
-    skipped = Counter()
-    path = sdist(tmp_path / "a.tar.gz", {"a.txt": "A", "b.bin": bytes(10_000), "c.txt": "C"})
-    assert list(read_members(path, ["*.txt"], skipped=skipped)) == [("a.txt", b"A")]
-    assert skipped == {"the archive is too large: its rest": 1}
 
 
 def test_a_folder_is_read_like_an_archive(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 from tiny import prose
 
-from minillama.corpus.contamination import Index, remove_contaminated, runs
+from minillama.corpus.contamination import Index, remove_contaminated
 from minillama.corpus.document import Document
 from minillama.errors import DataError
 
@@ -44,11 +44,6 @@ def test_what_stands_everywhere_is_nobodys():
     everywhere = [document(f"{i} {QUESTION} {prose(50 + i)}", str(i)) for i in range(11)]
     assert remove_contaminated(everywhere, an_index())[1] == {}
     assert remove_contaminated(everywhere[:10], an_index())[1] == {"riddles": 10}
-
-
-def test_runs():
-    assert len(set(runs("a b c d", 3))) == 2 and not list(runs("a b", 3))
-    assert list(runs("A, b! c", 3)) == list(runs("a b c", 3))
 
 
 def test_counting_spelling_and_loops_are_nobodys():

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 
 from minillama.corpus.deduplicate import HashSet
-from minillama.corpus.heuristics import (
+from minillama.corpus.c4 import (
     C4Rules,
     clean_page,
     drop_repeated_spans,

@@ -2,29 +2,26 @@
 
 import bz2
 import errno
-import gzip
 import io
 import re
 import signal
 import sqlite3
 import tarfile
 import tracemalloc
-import zipfile
 from collections import Counter
 from itertools import pairwise
 
 import pytest
-from tiny import make_corpus, prose, sdist, write_sources
+from tiny import make_corpus, prose, write_sources
 
-from minillama.corpus import archive, arxiv, latex_macros, recipes, stackexchange_dump, wikipedia
-from minillama.corpus.archive import read_members
+from minillama.corpus import arxiv, latex_macros, recipes, stackexchange_dump, wikipedia
 from minillama.corpus.arxiv import clean_latex, latex, remove_comments
 from minillama.corpus.c4 import rst, strip_rst, unwrap
 from minillama.corpus.commoncrawl import TooDeep, check_depth, html_to_text
 from minillama.corpus.github import without_header
 from minillama.corpus.recipes import READERS
 from minillama.corpus.scan import cut_between
-from minillama.corpus.stackexchange_dump import post_text
+from minillama.corpus.stackexchange import post_text
 from minillama.corpus.token_files import open_corpus, read_documents
 from minillama.corpus.wikipedia import Tangled, clean_wikitext
 from minillama.errors import DataError
@@ -217,46 +214,6 @@ def test_a_full_disk_under_the_database_is_told(monkeypatch):
     monkeypatch.setattr(stackexchange_dump.sqlite3, "connect", connect)
     with pytest.raises(DataError, match=r"disk is full\. Make room"):
         list(READERS["posts"]([("a/Posts.xml", b"<posts/>")], Counter()))
-
-
-def zeros_called(path, size):
-    """A zip that says that a long member is short."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
-        file.writestr("good.txt", "good")
-        file.writestr("long.txt", bytes(size))
-    content = bytearray(path.read_bytes())
-    entry = content.rfind(b"PK\x01\x02")
-    content[entry + 24 : entry + 28] = (100).to_bytes(4, "little")
-    path.write_bytes(content)
-
-
-def test_archives_that_lie_about_sizes_do_not_fill_the_memory(tmp_path):
-    zeros_called(tmp_path / "a-1.zip", 80_000_000)
-    record = tarfile.TarInfo("x")
-    record.size, record.type = 80_000_000, tarfile.XHDTYPE
-    with gzip.open(tmp_path / "b-1.tar.gz", "wb", 1) as file:
-        file.write(record.tobuf() + bytes(record.size))
-    for name, found, reason in (
-        ("a-1.zip", ["good.txt"], "damaged in the archive"),
-        ("b-1.tar.gz", [], "an archive that cannot be read"),
-    ):
-        skipped = Counter()
-        tracemalloc.start()
-        assert [n for n, _ in read_members(tmp_path / name, ["*"], [], skipped)] == found
-        assert tracemalloc.get_traced_memory()[1] < 20e6, name
-        tracemalloc.stop()
-        assert skipped == {reason: 1}
-
-
-def test_archives_of_too_many_files_and_odd_compressions(tmp_path, monkeypatch):
-    monkeypatch.setattr(archive, "MAX_MEMBERS", 10)
-    path, skipped = sdist(tmp_path / "a-1.tar.gz", {f"{i:03}": "x" for i in range(30)}), Counter()
-    assert len(list(read_members(path, ["*"], [], skipped))) == 11
-    assert skipped == {"the archive is too large: its rest": 1}
-    with zipfile.ZipFile(tmp_path / "b-1.zip", "w", zipfile.ZIP_BZIP2) as file:
-        file.writestr("a", b"a")
-    with pytest.raises(DataError, match="compressed by 12"):
-        list(read_members(tmp_path / "b-1.zip", ["*"]))
 
 
 def test_file_names_that_are_no_text_are_no_crash(tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 
 from minillama.corpus.archive import read_members
-from minillama.corpus.licenses import PATTERNS, license_at, license_of, permits, project_licenses
+from minillama.corpus.github import PATTERNS, license_at, license_of, permits, project_licenses
 from minillama.corpus.sources import DOWNLOADS, load_sources
 
 BSD = b"Redistribution and use in source and binary\nforms, with or without changes, are permitted"

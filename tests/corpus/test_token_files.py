@@ -1,13 +1,23 @@
 """Token files: what is written is read back, and every kind of damage is found and named."""
 
 import json
+import os
 import shutil
+import time
+import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from minillama.corpus import token_files
-from minillama.corpus.token_files import TokenFile, open_corpus, read_documents, write_tokens
+from minillama.corpus.token_files import (
+    TokenFile,
+    open_corpus,
+    read_documents,
+    verify_corpus,
+    write_tokens,
+)
 from minillama.errors import DataError
 
 RNG = np.random.default_rng(0)
@@ -84,7 +94,7 @@ def test_every_flipped_bit_is_found(tmp_path, small_shards, name):
         damaged = bytearray(whole)
         damaged[position] ^= 1 << position % 8
         path.write_bytes(damaged)
-        with pytest.raises(DataError, match=f"{name} is damaged"):
+        with pytest.raises(DataError, match=f"{name} (is damaged|cannot be read|does not fit)"):
             TokenFile(index).verify()
 
 
@@ -174,17 +184,21 @@ def test_a_flipped_bit_anywhere_is_named(copy):
         whole = (copy / name).read_bytes()
         flip(copy / name)
         with pytest.raises(DataError, match=name.split("/")[-1]):
-            open_corpus(copy)
+            verify_corpus(copy)
         (copy / name).write_bytes(whole)
     assert len(victims) == 7
-    open_corpus(copy)
+    assert "as they were built" in verify_corpus(copy)
 
 
 def test_the_fingerprint_is_of_the_tokens_not_of_the_code_that_made_them(copy):
     def fingerprint(path, **changes):
         before = json.loads(path.read_text())
         path.write_text(json.dumps(before | changes))
-        found = open_corpus(copy, verify=False).fingerprint
+        whole = manifest.read_text()
+        others = {key: value for key, value in json.loads(whole).items() if key != "data_sha256"}
+        manifest.write_text(json.dumps(others))
+        found = open_corpus(copy).fingerprint
+        manifest.write_text(whole)
         path.write_text(json.dumps(before))
         return found
 
@@ -199,6 +213,59 @@ def test_the_fingerprint_is_of_the_tokens_not_of_the_code_that_made_them(copy):
         fingerprint(index, offsets={"file": "books.valid.offsets.npy", "sha256": "0"}),
     }
     assert len(others - {told}) == 4
+
+
+def test_another_index_than_the_one_that_was_built_is_refused(copy):
+    index = copy / "tokens" / "books.valid.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"bytes": 1}))
+    with pytest.raises(DataError, match="an index in .* is not the one that was built"):
+        open_corpus(copy)
+
+
+def memory():
+    """Bytes of this process in memory, without pages of files that are only mapped."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc")
+def test_a_slice_of_the_papers_size_is_opened_and_read_in_little_time_and_memory(tmp_path):
+    """930 billion tokens in sparse files: CommonCrawl, as checksums it would take half an hour."""
+    shards, documents, each = 866, 9 * 10**8, 2**30
+    for number in range(shards):
+        with open(tmp_path / f"b.train.{number:05}.bin", "wb") as file:
+            file.truncate(2 * each)
+    offsets = tmp_path / "b.train.offsets.npy"
+    array = np.lib.format.open_memmap(offsets, "w+", np.int64, (documents + 1,))
+    array[-3:] = [(shards - 1) * each, shards * each - 7, shards * each]
+    del array
+    parts = [{"file": f"b.train.{n:05}.bin", "tokens": each, "sha256": ""} for n in range(shards)]
+    index = {"dtype": "<u2", "documents": documents, "tokens": shards * each, "bytes": 1,
+             "shards": parts, "offsets": {"file": offsets.name, "sha256": ""}}  # fmt: skip
+    (tmp_path / "b.train.json").write_text(json.dumps(index))
+    before, started = memory(), time.monotonic()
+    file = TokenFile(tmp_path / "b.train.json")
+    assert file.document(documents - 1).tolist() == [0] * 7
+    assert file.find(shards * each - 1) == documents - 1
+    for number in range(0, shards, 8):  # more shards than may be mapped at a time
+        assert file._map(number)[0] == 0
+    maps = Path("/proc/self/maps").read_text().count("b.train.0")
+    assert maps <= token_files.OPEN_MAPS
+    assert time.monotonic() - started < 20 and memory() - before < 20e6
+
+
+def test_a_shard_is_written_as_its_documents_come(tmp_path):
+    ids = list(range(300)) * 100
+
+    def documents():
+        for _ in range(200):  # 12 MB of tokens
+            yield ids, 1
+
+    write_tokens(tmp_path / "a.train", iter([(ids, 1)]), 320)  # what is imported and cached
+    tracemalloc.start()
+    assert write_tokens(tmp_path / "b.train", documents(), 320).tokens == 200 * len(ids)
+    assert tracemalloc.get_traced_memory()[1] < 4e6
+    tracemalloc.stop()
 
 
 def test_other_broken_corpora(copy, tmp_path):

@@ -91,7 +91,7 @@ def test_the_table_is_the_one_that_is_printed(manifest):
         assert row["paper_share"] == TABLE1[name]["share"]
         assert row["paper_epochs"] == TABLE1[name]["epochs"]
         if name in manifest["weights"]:
-            share, epochs = printed[name].split("|")[0].split()[-2:]
+            share, epochs = printed[name].split()[-6:-4]
             assert (f"{row['share']:.1%}", f"{row['epochs']:.2f}") == (share, epochs)
         else:
             assert row["share"] is row["epochs"] is None and "absent" in printed[name]

@@ -10,13 +10,13 @@ import time
 import pytest
 from tiny import ROOT, TinyCorpus, make_corpus, python
 
-from minillama.corpus import benchmarks, token_files
+from minillama.corpus import contamination, token_files
 from minillama.corpus.token_files import open_corpus, read_documents
+from minillama.corpus.trace import trace
 from minillama.errors import ConfigError, DataError
 from minillama.evaluate.tasks import TASKS
 from minillama.files import alone_in
 from minillama.scale import build_corpus
-from minillama.scale.build_corpus import trace
 
 
 def held_elsewhere(folder):
@@ -108,8 +108,9 @@ def test_first_and_last_tokens_of_documents_and_shards_are_traced(in_shards: Tin
     opened = open_corpus(in_shards.folder)
     file, name = opened.train["books"], "books.train"
     told = list(read_documents(in_shards.folder / "text" / f"{name}.jsonl"))
-    starts, maps = file._maps
-    assert len(maps) >= 3 and len(told) == file.n_documents
+    starts = [file.shard_range(shard["file"])[0] for shard in file.contents["shards"]]
+    starts.append(file.tokens)
+    assert len(starts) >= 4 and len(told) == file.n_documents
     for number, record in enumerate(told):
         first, last = int(file.offsets[number]), int(file.offsets[number + 1]) - 1
         for at in (first, last):
@@ -119,7 +120,7 @@ def test_first_and_last_tokens_of_documents_and_shards_are_traced(in_shards: Tin
             shard = max(i for i, start in enumerate(starts[:-1]) if start <= at)
             place = in_shards.folder / "tokens" / f"{name}.{shard:05d}.bin:{at - starts[shard]}"
             assert trace(place) == expected
-    ends = [(i, int(s) - int(starts[i]) - 1) for i, s in enumerate(starts[1:])]
+    ends = [(i, end - starts[i] - 1) for i, end in enumerate(starts[1:])]
     for shard, last in ends:
         place = in_shards.folder / "tokens" / f"{name}.{shard:05d}.bin"
         assert trace(place.with_name(f"{place.name}:{last}")).endswith("''")  # </s>
@@ -144,7 +145,7 @@ def test_traces_of_what_is_not_there(in_shards: TinyCorpus, tmp_path):
     path = corpus.folder / "text" / "books.train.jsonl"
     path.write_text(path.read_text().split("\n")[0] + "\n")
     last = open_corpus(corpus.folder).train["books"].tokens - 1
-    with pytest.raises(DataError, match="has no document"):
+    with pytest.raises(DataError, match="have no document"):
         trace(corpus.folder, "books", last)
 
 
@@ -161,17 +162,17 @@ def test_numbers_that_are_none(tmp_path, change):
 def test_every_benchmark_of_the_evaluation_is_looked_for():
     looked_for = {task.removesuffix("_easy").removesuffix("_challenge") for task in TASKS}
     looked_for = {"race" if name.startswith("race_") else name for name in looked_for}
-    assert looked_for == set(benchmarks.ALL)
+    assert looked_for == set(contamination.ALL_BENCHMARKS)
 
 
 def test_benchmarks_that_could_not_be_looked_for_are_named():
-    manifest = {"benchmarks": {name: 5 for name in benchmarks.ALL if name != "race"},
+    manifest = {"benchmarks": {name: 5 for name in contamination.ALL_BENCHMARKS if name != "race"},
                 "weights": {}, "slices": {}, "left_out": {}}  # fmt: skip
-    assert build_corpus.told(manifest, 10).endswith(
+    assert build_corpus.describe(manifest, 10).endswith(
         "not checked against, as they are not here: race"
     )
     manifest["benchmarks"]["race"] = 1
-    assert "not checked against" not in build_corpus.told(manifest, 10)
+    assert "not checked against" not in build_corpus.describe(manifest, 10)
 
 
 def test_folders_that_cannot_be_made_are_one_line(tmp_path):

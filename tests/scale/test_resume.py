@@ -59,11 +59,11 @@ def test_a_build_killed_at_any_file_operation_leaves_no_corpus_and_goes_on(tmp_p
     assert not list(corpus.folder.rglob("*.tmp")) and not (corpus.folder / "work").exists()
 
 
-def killed_at_books(shop, name, tasks):
+def killed_at_books(build_dir, name, tasks):
     """In place of a job: memory runs out."""
     if name == "books":
         os.kill(os.getpid(), signal.SIGKILL)
-    clean_slice(shop, name, tasks)
+    clean_slice(build_dir, name, tasks)
 
 
 def test_a_killed_worker_is_one_line_and_leaves_no_corpus(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import pytest
 
+from minillama.corpus.statistics import StepStats
 from minillama.errors import DataError
 from minillama.scale.user_texts import OWN_FOLDER, add_texts, own_documents
 
@@ -13,7 +14,7 @@ def test_texts_are_copied_and_read(tmp_path):
     (folder / "deep" / "er" / "b.txt").write_text("Second.")
     (folder / "c.md").write_text("Not a .txt file.")
     assert add_texts(folder, tmp_path / "data").startswith("added 2 texts")
-    found = list(own_documents(tmp_path / "data" / OWN_FOLDER))
+    found = list(own_documents(tmp_path / "data" / OWN_FOLDER, StepStats("read")))
     assert [(d.path, d.text) for d in found] == [
         ("a.txt", "Grüße,\nMiller"),
         ("deep/er/b.txt", "Second."),
@@ -43,7 +44,7 @@ def test_what_is_no_text_is_passed_over_and_named(tmp_path, capsys, content, rea
     (folder / "good.txt").write_text("Good.")
     assert add_texts(folder, tmp_path / "data").startswith("added 1 texts")
     assert [p.name for p in (tmp_path / "data" / OWN_FOLDER).iterdir()] == ["good.txt"]
-    assert [d.path for d in own_documents(folder)] == ["good.txt"]
+    assert [d.path for d in own_documents(folder, StepStats("read"))] == ["good.txt"]
 
 
 def test_links_and_folders_named_like_texts(tmp_path, capsys):
@@ -78,4 +79,6 @@ def test_added_again_after_an_edit(tmp_path):
     for text in ("First.", "Second."):
         (folder / "a.txt").write_text(text)
         add_texts(folder, tmp_path / "data")
-        assert [d.text for d in own_documents(tmp_path / "data" / OWN_FOLDER)] == [text]
+        assert [
+            d.text for d in own_documents(tmp_path / "data" / OWN_FOLDER, StepStats("read"))
+        ] == [text]
