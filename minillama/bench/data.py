@@ -34,11 +34,10 @@ import numpy as np
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
 from minillama.corpus.archive import read_members
-from minillama.corpus.commoncrawl import drop_repeated_lines, html_to_text
-from minillama.corpus.deduplicate import drop_near_duplicates
-from minillama.corpus.document import Document
-from minillama.corpus.deduplicate import HashSet
 from minillama.corpus.c4 import C4Rules, clean_page, drop_repeated_spans
+from minillama.corpus.commoncrawl import drop_repeated_lines, html_to_text
+from minillama.corpus.deduplicate import HashSet, drop_near_duplicates
+from minillama.corpus.document import Document
 from minillama.corpus.language import LanguageModel
 from minillama.corpus.quality import WikipediaModel
 from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources

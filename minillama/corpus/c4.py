@@ -13,8 +13,14 @@ from typing import ClassVar
 
 from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.document import Document, Dropped, Members, Texts, tidy
-from minillama.corpus.pipeline import EachDocument, ProcessFn, Reread, Step, StepContext
-from minillama.corpus.pipeline import fresh_hashes
+from minillama.corpus.pipeline import (
+    EachDocument,
+    ProcessFn,
+    Reread,
+    Step,
+    StepContext,
+    fresh_hashes,
+)
 from minillama.corpus.statistics import StepStats
 
 # reStructuredText
@@ -80,8 +86,8 @@ def unwrap(text: str) -> str:
     column, length = 0, 0
     for line in text.split("\n"):
         item = ITEM.match(line)[0]
-        is_plain = line and not item.strip()
-        if length >= WRAPPED and is_plain and len(item) == column:
+        is_plain = length >= WRAPPED and line and not item.strip()
+        if is_plain and len(item) == column:
             paragraphs[-1].append(line.strip())
         else:
             paragraphs.append([line])
@@ -246,8 +252,9 @@ def drop_repeated_spans(text: str, seen: HashSet) -> tuple[str, int]:
             stays[i : i + SPAN] = [False] * SPAN
     kept, at = [], 0
     for whole, parts in zip(text.split("\n"), lines, strict=True):
-        left = [part for part, stay in zip(parts, stays[at:]) if stay]
+        these = stays[at : at + len(parts)]
         at += len(parts)
+        left = [part for part, stay in zip(parts, these, strict=True) if stay]
         if len(left) == len(parts):
             kept.append(whole)  # with its own spaces: code is indented
         elif left:

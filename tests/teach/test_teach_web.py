@@ -15,9 +15,9 @@ from exercises import (  # noqa: F401
     test_an_empty_answer_is_no_answer,
 )
 
+from minillama.corpus.c4 import drop_repeated_spans
 from minillama.corpus.commoncrawl import plain_line
 from minillama.corpus.deduplicate import HashSet, hash64
-from minillama.corpus.c4 import drop_repeated_spans
 from minillama.corpus.quality import terciles
 from minillama.teach.check_web import OTHER_LINES, SAME_LINES, SPAN_CASES, _without_spans
 
