@@ -7,6 +7,7 @@ files written here, sorted, are those of the built-in runner, sorted. What chang
 
 import importlib.util
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,7 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import Positional
 
-from minillama.corpus.pipeline import StepContext
+from minillama.corpus.pipeline import Step, StepContext
 from minillama.corpus.recipes import READERS, RECIPES, SIZES, recipe_versions
 from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.errors import ConfigError, DataError, nearest
@@ -121,15 +122,12 @@ def run_datatrove(
     if not importlib.util.find_spec("datatrove"):
         hint = "install minillama with its extra: minillama[datatrove]"
         raise ConfigError("datatrove is not installed", hint)
-    from minillama.scale.datatrove_steps import chain_executors, plan_stages
-
     # What is read and done. The tasks may run elsewhere, so all paths are absolute.
     output = output.resolve()
     wikipedia, folder = (path and path.resolve() for path in (wikipedia, folder))
     context = StepContext(sources.resolve(), downloads.resolve(), wikipedia)
     parts = find_parts(slice, context, recipe, folder, reader)
-    stages = plan_stages(parts, RECIPES[slice], context, output, engine.tasks)
-    executors = chain_executors(stages, output, engine.make)
+    executors = make_executors(parts, RECIPES[slice], context, output, engine)
     lines = [
         f"{executor.tasks} tasks: " + ", ".join(step.name for step in executor.pipeline)
         for executor in executors
@@ -171,6 +169,21 @@ def find_parts(
     if not parts:
         raise DataError("there is no file to read", "name another slice, or a folder of files")
     return parts
+
+
+def make_executors(
+    parts: list[Any], steps: Sequence[Step], context: StepContext, output: Path, engine: Engine
+) -> list[Any]:
+    """datatrove's executors of a recipe's stages, each of which waits for the one before it."""
+    from minillama.scale.datatrove_steps import plan_stages
+
+    executors: list[Any] = []
+    stages = plan_stages(parts, steps, context, output, engine.tasks)
+    for number, (pipeline, tasks) in enumerate(stages):
+        logs = output / "logs" / f"{number:02d}-of-{tasks}-tasks"
+        after = executors[-1] if executors else None
+        executors.append(engine.make(pipeline, tasks, logs, after))
+    return executors
 
 
 def slurm_script(executor: Any) -> str:

@@ -16,18 +16,17 @@ deduplication is; here the step itself is unchanged:
 3. The step itself: every task does its documents in order, with a set that knows those.
 """
 
-import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 from datatrove.data import Document as TroveDocument
 from datatrove.executor import LocalPipelineExecutor
-from datatrove.executor.base import PipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 from datatrove.utils.typeshelper import StatHints
@@ -195,27 +194,18 @@ class Write(PipelineStep):
 
     def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[TroveDocument]:
         """Write this task's parts, those without a document too, and pass all on."""
-        left = iter(share(len(self.parts), rank, world_size))
-        with contextlib.ExitStack() as opened:
-            file, part = None, -1
-            for document in data or ():
-                while part < document.metadata["part"]:
-                    opened.close()
-                    part = next(left)
-                    file = opened.enter_context(open_atomic(self.parts[part].path))
-                file.write(to_json(from_trove(document)))
-                self.stat_update(StatHints.total)
-                yield document
-        for part in left:
-            with open_atomic(self.parts[part].path):
-                pass
-
-
-@contextlib.contextmanager
-def open_atomic(path: Path) -> Iterator[TextIO]:
-    """A text file that is there only when all of it is."""
-    with atomic_path(path) as tmp, open(tmp, "w", encoding="utf-8") as file:
-        yield file
+        by_part = groupby(data or (), key=lambda document: document.metadata["part"])
+        group = next(by_part, None)
+        for part in share(len(self.parts), rank, world_size):
+            path = self.parts[part].path
+            with atomic_path(path) as tmp, open(tmp, "w", encoding="utf-8") as file:
+                if group is None or group[0] != part:
+                    continue
+                for document in group[1]:
+                    file.write(to_json(from_trove(document)))
+                    self.stat_update(StatHints.total)
+                    yield document
+            group = next(by_part, None)
 
 
 # Deduplication by hashes.
@@ -335,19 +325,6 @@ def plan_stages(
             ours = [RunStep(step, context, parts) for step in stage]
             yield [read, *ours, write], 1 if in_one_task(stage) else tasks
         parts = written
-
-
-def chain_executors(
-    plan: Iterable[tuple[list[PipelineStep], int]],
-    output: Path,
-    make: Callable[..., PipelineExecutor],
-) -> list[PipelineExecutor]:
-    """An executor for each stage, which waits for the one before it."""
-    executors: list[PipelineExecutor] = []
-    for number, (pipeline, tasks) in enumerate(plan):
-        logs = output / "logs" / f"{number:02d}-of-{tasks}-tasks"
-        executors.append(make(pipeline, tasks, logs, executors[-1] if executors else None))
-    return executors
 
 
 class LocalExecutor(LocalPipelineExecutor):

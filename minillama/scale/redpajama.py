@@ -214,11 +214,13 @@ def build_part(file: File, corpus: Path, model: bytes, held_out: int = HELD_OUT)
 
     def encode_documents() -> Iterator[tuple[list[int], int]]:
         for document in read_redpajama(file, stats):
-            keys.append(int(document.key[:16], 16))
-            lines.append(int(document.path.rsplit("#", 1)[1]))
+            key, line = document.key, document.path.rsplit("#", 1)[1]
+            keys.append(int(key[:16], 16))
+            lines.append(int(line))
             sizes.append(document.size)
-            held.append(hash64(document.key) % held_out == 0)
-            yield tokenizer.encode(document.text, bos=True, eos=True), document.size
+            held.append(hash64(key) % held_out == 0)
+            ids = tokenizer.encode(document.text, bos=True, eos=True)
+            yield ids, document.size
 
     # As they are read; then each split in the order of the keys.
     with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=corpus) as tmp:

@@ -22,12 +22,10 @@ from minillama.corpus.statistics import StepStats
 from minillama.corpus.token_files import to_json
 from minillama.errors import ConfigError, DataError
 from minillama.scale import datatrove, datatrove_steps
-from minillama.scale.datatrove import Engine, find_parts, run_datatrove
+from minillama.scale.datatrove import Engine, find_parts, make_executors, run_datatrove
 from minillama.scale.datatrove_steps import (
     BY_HASH,
-    chain_executors,
     cut_stages,
-    plan_stages,
     share,
 )
 
@@ -66,12 +64,6 @@ def wikipedia(folders):
 def everything(parts):
     stats, context = StepStats("read"), StepContext(**PLACES)
     return chain.from_iterable(part.documents(context, stats) for part in parts)
-
-
-def executors(parts, steps, context, output, engine):
-    return chain_executors(
-        plan_stages(parts, steps, context, output, engine.tasks), output, engine.make
-    )
 
 
 def built_in(parts, steps, context):
@@ -242,13 +234,15 @@ def test_the_command_line_takes_the_same_settings(folders, tmp_path):
 def test_ray_by_the_same_settings(folders, tmp_path):
     context = StepContext(**PLACES)
     parts = find_parts("c4", context, "nano", folders / "rst", "rst")
-    made = executors(parts, RECIPES["c4"], context, tmp_path, Engine("ray", tasks=3, memory_gb=8))
+    made = make_executors(
+        parts, RECIPES["c4"], context, tmp_path, Engine("ray", tasks=3, memory_gb=8)
+    )
     assert all(isinstance(stage, RayPipelineExecutor) for stage in made)
     assert [stage.tasks for stage in made] == [3] * C4_JOBS and made[0].mem_per_cpu_gb == 8
     assert [stage.depends for stage in made] == [None, *made[:-1]]
-    books = executors(parts, RECIPES["books"], context, tmp_path, Engine("ray", tasks=3))
+    books = make_executors(parts, RECIPES["books"], context, tmp_path, Engine("ray", tasks=3))
     assert [stage.tasks for stage in books] == [3, 1]
-    slurm = executors(parts, RECIPES["c4"], context, tmp_path, SLURM)
+    slurm = make_executors(parts, RECIPES["c4"], context, tmp_path, SLURM)
     assert all(isinstance(stage, SlurmPipelineExecutor) for stage in slurm)
     names = [[[step.name for step in stage.pipeline] for stage in each] for each in (made, slurm)]
     assert names[0] == names[1]
@@ -288,6 +282,6 @@ def test_parts_without_a_document_are_there_too(folders, tmp_path):
     context = StepContext(**PLACES)
     parts = find_parts("arxiv", context, "nano", folders / "rst", "rst")
     steps = (ShortTexts(10**9), ExactDuplicates())
-    executors(parts, steps, context, tmp_path, ALONE)[-1].run()
+    make_executors(parts, steps, context, tmp_path, ALONE)[-1].run()
     parts = sorted((tmp_path / "clean").iterdir())
     assert len(parts) == 7 and not any(list(load_documents(part)) for part in parts)

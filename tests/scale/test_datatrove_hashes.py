@@ -14,12 +14,10 @@ from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.document import Document
 from minillama.corpus.pipeline import ExactDuplicates, StepContext, fresh_hashes, run
 from minillama.corpus.token_files import to_json
-from minillama.scale.datatrove import Engine
+from minillama.scale.datatrove import Engine, make_executors
 from minillama.scale.datatrove_steps import (
     Noting,
     bucket_bounds,
-    chain_executors,
-    plan_stages,
     written_parts,
 )
 
@@ -46,8 +44,8 @@ def parts(tmp_path):
 
 
 def distributed(inputs, steps, output, tasks):
-    plan = plan_stages(inputs, steps, StepContext(), output, tasks)
-    chain_executors(plan, output, Engine(tasks=tasks, workers=1).make)[-1].run()
+    engine = Engine(tasks=tasks, workers=1)
+    make_executors(inputs, steps, StepContext(), output, engine)[-1].run()
     return [path.read_text() for path in sorted((output / "clean").iterdir())]
 
 
