@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from minillama.corpus.contamination import owners_of
-from minillama.corpus.hash_set import HashSet, hash64
+from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.pipeline import BUFFER
 from minillama.corpus.statistics import StepStats
 from minillama.files import atomic_path

@@ -32,14 +32,13 @@ from datatrove.utils.stats import PipelineStats
 from datatrove.utils.typeshelper import StatHints
 
 from minillama.corpus.c4 import RepeatedSpans
-from minillama.corpus.commoncrawl import RepeatedLines
+from minillama.corpus.commoncrawl import RepeatedLines, crawled_pages
+from minillama.corpus.deduplicate import HashSet
 from minillama.corpus.document import Document, Dropped, no_surrogates
-from minillama.corpus.hash_set import HashSet
 from minillama.corpus.pipeline import ExactDuplicates, Step, StepContext, load_documents
 from minillama.corpus.recipes import READERS
 from minillama.corpus.statistics import StepStats
 from minillama.corpus.token_files import to_json
-from minillama.corpus.warc import crawled_pages
 from minillama.files import atomic_path
 from minillama.scale.clean import Task
 from minillama.scale.pool import pool

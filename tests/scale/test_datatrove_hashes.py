@@ -10,8 +10,8 @@ pytest.importorskip("datatrove")
 
 from minillama.corpus.c4 import RepeatedSpans
 from minillama.corpus.commoncrawl import RepeatedLines
+from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.document import Document
-from minillama.corpus.hash_set import HashSet, hash64
 from minillama.corpus.pipeline import ExactDuplicates, StepContext, fresh_hashes, run
 from minillama.corpus.token_files import to_json
 from minillama.scale.datatrove import Engine, make_executors
