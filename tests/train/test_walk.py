@@ -1,4 +1,4 @@
-"""How far one must walk to understand training: the files from ``train(config)`` to the first step."""
+"""How far one walks to understand training: the files from ``train(config)`` to the first step."""
 
 import sys
 from pathlib import Path
