@@ -5,7 +5,7 @@ STAMP := .venv/.complete
 DEV := .venv/.complete-dev
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 
-.PHONY: help setup dev corpus reproduce test soak lab figures bench notebooks lint clean
+.PHONY: help setup dev corpus reproduce test soak portable lab figures bench notebooks lint clean
 
 help:
 	@echo "make reproduce  text, tokenizer, four models, both figures (20 minutes on 2 cores)"
@@ -14,6 +14,7 @@ help:
 	@echo "make figures    draw the figures again from the runs at hand"
 	@echo "make bench      compare training speed with Hugging Face's Llama"
 	@echo "make soak       the long forms of the tests"
+	@echo "make portable   all tests and notebooks as on other processors and Pythons (hours)"
 	@echo "make notebooks  execute all notebooks and store their outputs"
 	@echo "make clean      delete what was built (not what was fetched)"
 
@@ -45,6 +46,9 @@ test: dev corpus
 
 soak: dev
 	$(PY) -m pytest tests -m soak --timeout 7200
+
+portable: dev
+	$(PY) tests/portable.py
 
 lab: setup
 	$(PY) -m jupyterlab notebooks

@@ -1,7 +1,7 @@
 """Files that are either whole or absent: write aside, flush to disk, rename."""
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -12,26 +12,43 @@ from typing import Any
 
 from minillama.errors import DataError
 
+try:
+    import fcntl
+except ImportError:  # Windows: two builds at once are then not noticed
+    fcntl = None
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems without locks answer (some of NFS and Lustre)."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; rename it there if the block succeeds.
 
     A crash leaves the old file as it was. Works for files and for folders that do not exist yet.
+    Who may read a file follows from the umask, whatever the library that wrote it chose.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    tmp = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
-        yield aside
-        for file in sorted(aside.rglob("*")) if aside.is_dir() else [aside]:
+        yield tmp
+        for file in sorted(tmp.rglob("*")) if tmp.is_dir() else [tmp]:
             if file.is_file():
+                file.chmod(0o666 & ~_umask())
                 _flush_to_disk(file)
-        os.replace(aside, path)
+        os.replace(tmp, path)
         _flush_to_disk(path.parent)
     except BaseException:
-        remove(aside)
+        remove(tmp)
         raise
+
+
+def _umask() -> int:
+    """The process's umask, which can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
 
 
 def _flush_to_disk(path: Path) -> None:
@@ -62,17 +79,21 @@ def alone_in(folder: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as lock:
         try:
-            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no worker inherits it
+            if fcntl:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no worker inherits it
         except (BlockingIOError, PermissionError):
             what = f"another build is at work in {folder}"
             raise DataError(what, "wait for its end, or choose another --name") from None
+        except OSError as error:
+            if error.errno not in NO_LOCKS:
+                raise
         yield
 
 
 def write_text(path: str | Path, text: str) -> None:
     """Write ``text`` as UTF-8, atomically."""
-    with atomic_path(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    with atomic_path(path) as tmp:
+        tmp.write_text(text, encoding="utf-8")
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from minillama import files
 from minillama.errors import DataError
-from minillama.files import atomic_path, read_json, remove, sha256, write_json, write_text
+from minillama.files import alone_in, atomic_path, read_json, remove, sha256, write_json, write_text
 
 
 def test_text_comes_back(tmp_path: Path) -> None:
@@ -92,3 +95,33 @@ def test_sha256(tmp_path: Path) -> None:
     content = os.urandom(300_000)
     (tmp_path / "file").write_bytes(content)
     assert sha256(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("mask, mode", [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_who_may_read_a_file_follows_from_the_umask(mask, mode, tmp_path):
+    """safetensors of itself lets nobody else read, on whatever server."""
+    before = os.umask(mask)
+    try:
+        with atomic_path(tmp_path / "weights") as tmp:
+            tmp.mkdir()
+            save_file({"w": torch.zeros(2)}, tmp / "model.safetensors")
+        assert os.umask(mask) == mask  # left as it was
+    finally:
+        os.umask(before)
+    assert (tmp_path / "weights/model.safetensors").stat().st_mode & 0o777 == mode
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_can_be_used(number, tmp_path, monkeypatch):
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(files.fcntl, "lockf", refuse)
+    with alone_in(tmp_path / "corpus"):
+        pass
+
+
+def test_a_system_without_fcntl_can_be_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "fcntl", None)
+    with alone_in(tmp_path / "corpus"):
+        pass

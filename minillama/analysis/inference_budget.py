@@ -5,11 +5,14 @@ arithmetic behind that sentence. Formulas count multiplications by matrices and 
 norms, softmax and activations are left out, being under a percent at the paper's sizes. The
 roofline (Williams et al., 2009) is a lower bound on time: a pass can be no faster than its
 arithmetic, and no faster than the memory it must read.
+
+A pass reads ``new`` tokens in each of ``batch`` sequences that have ``before`` tokens in the cache
+already; a number takes ``number`` bytes (4: float32, 2: 16 bits, 1: int8).
 """
 
 import math
-import time
-from collections.abc import Callable, Sequence
+import timeit
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,7 +32,7 @@ BANDWIDTH = {
 
 
 def weight_bytes(config: ModelConfig, number: int = 2) -> int:
-    """Bytes of all weights; ``number`` is what one takes (4: float32, 2: 16 bits, 1: int8)."""
+    """Bytes of all weights."""
     return number * config.num_parameters()
 
 
@@ -44,7 +47,7 @@ def multiplied_parameters(config: ModelConfig) -> int:
 
 
 def forward_flops(config: ModelConfig, new: int = 1, before: int = 0, batch: int = 1) -> int:
-    """FLOP of a pass over ``new`` tokens of each sequence, after ``before`` in the cache.
+    """FLOP of a pass.
 
     Two for each multiplied parameter and token, and in every layer 4 dim for each pair of a query
     and a key that it sees: q k and the product with v, a multiplication and an addition each.
@@ -57,22 +60,21 @@ def forward_flops(config: ModelConfig, new: int = 1, before: int = 0, batch: int
 def forward_bytes(
     config: ModelConfig, new: int = 1, before: int = 0, batch: int = 1, number: int = 2
 ) -> int:
-    """Bytes that such a pass moves at least: each weight once, whatever the batch, and the cache.
+    """Bytes that a pass moves at least: each weight once, whatever the batch, and the cache.
 
     Earlier keys and values are read, new ones written; of the input embedding the rows in use.
     """
-    embedding = config.vocab_size * config.dim
-    weights = number * (config.num_parameters() - embedding + batch * new * config.dim)
-    return weights + cache_bytes(config, before + new, batch, number)
+    unused_rows = config.vocab_size - batch * new
+    weights = config.num_parameters() - unused_rows * config.dim
+    return number * weights + cache_bytes(config, before + new, batch, number)
 
 
 def intensity(
     config: ModelConfig, new: int = 1, before: int = 0, batch: int = 1, number: int = 2
 ) -> float:
     """Arithmetic intensity: FLOP for each byte moved."""
-    return forward_flops(config, new, before, batch) / forward_bytes(
-        config, new, before, batch, number
-    )
+    moved = forward_bytes(config, new, before, batch, number)
+    return forward_flops(config, new, before, batch) / moved
 
 
 @dataclass(frozen=True)
@@ -110,25 +112,17 @@ def machine(gpu: str, gpus: int = 1) -> Machine:
 def measure_machine(size: int = 1024, repeat: int = 5) -> Machine:
     """The roofline of the machine at hand, in float32 and with torch's number of threads.
 
-    Args:
-        size: the product of two ``size x size`` matrices gives FLOP/s; a matrix of 32 times as
-            many numbers, which no cache holds, times a vector gives byte/s.
-        repeat: the best of so many, so that a busy moment does not count.
+    The product of two ``size x size`` matrices gives FLOP/s; a matrix of 32 times as many numbers,
+    which no cache holds, times a vector gives byte/s. The best of ``repeat`` times counts.
     """
-    square, tall = torch.randn(size, size), torch.randn(32 * size, size)
-    peak = 2 * size**3 / _fastest(lambda: square @ square, repeat)
-    bandwidth = tall.numel() * tall.element_size() / _fastest(lambda: tall @ square[0], repeat)
+    square = torch.randn(size, size)
+    tall = torch.randn(32 * size, size)
+    # The first call of each warms up.
+    products = timeit.repeat(lambda: square @ square, number=1, repeat=repeat + 1)
+    reads = timeit.repeat(lambda: tall @ square[0], number=1, repeat=repeat + 1)
+    peak = 2 * size**3 / min(products[1:])
+    bandwidth = tall.nbytes / min(reads[1:])
     return Machine(peak, bandwidth)
-
-
-def _fastest(work: Callable[[], object], repeat: int) -> float:
-    """Seconds of the fastest of ``repeat`` calls, after one that does not count."""
-    times = []
-    for _ in range(repeat + 1):
-        began = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - began)
-    return min(times[1:])
 
 
 @dataclass(frozen=True)
@@ -151,9 +145,8 @@ class Serving:
     @property
     def latency(self) -> float:
         """Seconds from one token of a sequence to its next, by the roofline."""
-        return machine(self.gpu, self.gpus).seconds(
-            self.config, 1, self.context - 1, self.batch, self.number
-        )
+        gpus = machine(self.gpu, self.gpus)
+        return gpus.seconds(self.config, 1, self.context - 1, self.batch, self.number)
 
     @property
     def tokens_per_s(self) -> float:
@@ -175,22 +168,18 @@ def serving(
 ) -> Serving:
     """Decoding on as few GPUs (1, 2, 4, 8...) as hold the weights in nine tenths of their memory.
 
-    Args:
-        config: the model's.
-        gpu: a name of ``parallel.memory.GPUS``.
-        context: tokens in the cache of each sequence.
-        batch: sequences side by side; by default as many as the memory left holds.
-        number: bytes of a number.
+    By default ``batch`` is as many sequences as the memory left holds.
 
     Raises:
         ConfigError: an unknown GPU, or a batch that does not fit.
     """
     machine(gpu)  # is the name known?
     usable, gpus = 0.9 * GPUS[gpu].memory * GIB, 1
-    one = cache_bytes(config, context, 1, number)
-    while weight_bytes(config, number) + one > gpus * usable:
+    weights = weight_bytes(config, number)
+    sequence = cache_bytes(config, context, 1, number)
+    while weights + sequence > gpus * usable:
         gpus *= 2
-    most = int((gpus * usable - weight_bytes(config, number)) // one)
+    most = int((gpus * usable - weights) // sequence)
     if batch is not None and batch > most:
         raise ConfigError(f"a batch of {batch} does not fit", f"the largest is {most}")
     return Serving(config, gpu, gpus, batch or most, context, number)
@@ -202,14 +191,17 @@ def tokens_to_reach(tokens: np.ndarray, losses: np.ndarray, target: float) -> fl
     Between two logged points the loss is a straight line over the logarithm of tokens. None if the
     run never gets there, or was there before its first point.
     """
-    below = np.flatnonzero(losses <= target)
-    if not len(below) or (below[0] == 0 and losses[0] < target):
+    reached = np.flatnonzero(losses <= target)
+    if not len(reached):
         return None
-    i = int(below[0])
-    if losses[i] == target:
-        return float(tokens[i])
-    share = (losses[i - 1] - target) / (losses[i - 1] - losses[i])
-    return float(tokens[i - 1] * (tokens[i] / tokens[i - 1]) ** share)
+    after = reached[0]
+    if losses[after] == target:
+        return float(tokens[after])
+    if after == 0:
+        return None
+    before = after - 1
+    share = (losses[before] - target) / (losses[before] - losses[after])
+    return float(tokens[before] * (tokens[after] / tokens[before]) ** share)
 
 
 @dataclass(frozen=True)
@@ -242,20 +234,22 @@ def crossover(small: TrainedModel, large: TrainedModel) -> float:
     """
     extra = small.training_flops - large.training_flops
     saved = large.flops_per_token - small.flops_per_token
-    return max(0.0, extra / saved) if saved > 0 else (math.inf if extra > 0 else 0.0)
+    if saved > 0:
+        return max(0.0, extra / saved)
+    return math.inf if extra > 0 else 0.0
 
 
 def cheapest(models: Sequence[TrainedModel]) -> dict[TrainedModel, tuple[float, float]]:
-    """Which of several equally good models costs least, by served tokens.
-
-    Returns:
-        For each model that is ever the cheapest, the served tokens from which and up to which.
-    """
+    """For each model that is ever the cheapest, the served tokens from and up to which it is."""
     ordered = sorted(models, key=lambda model: (model.flops_per_token, model.training_flops))
     found = {}
     for i, model in enumerate(ordered):
-        begin = max((crossover(model, larger) for larger in ordered[i + 1 :]), default=0.0)
-        end = min((crossover(smaller, model) for smaller in ordered[:i]), default=math.inf)
+        # Cheaper than all larger ones from here on, and than all smaller ones up to there.
+        begin, end = 0.0, math.inf
+        for larger in ordered[i + 1 :]:
+            begin = max(begin, crossover(model, larger))
+        for smaller in ordered[:i]:
+            end = min(end, crossover(smaller, model))
         if begin < end:
             found[model] = (begin, end)
     return found

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from minillama.errors import DataError
 from minillama.inference.decoder import Decoder
-from minillama.inference.engine import Stream, stream
+from minillama.inference.text import Stream, stream
 from minillama.tokenizer import Tokenizer
 
 WELCOME = (
@@ -24,22 +24,22 @@ WHY = {
 }
 
 
-def report(pieces: Stream, seconds: float) -> str:
+def report_stream(pieces: Stream, seconds: float) -> str:
     """How much was generated, how fast, and why it ended."""
     rate = pieces.tokens / max(seconds, 1e-9)
     return f"[{pieces.tokens} tokens, {rate:.1f} tokens/s; {WHY[pieces.finish]}]"
 
 
-def write(pieces: Stream, out: Callable[[str], object]) -> tuple[str, str]:
+def write_stream(pieces: Stream, out: Callable[[str], object]) -> tuple[str, str]:
     """Hand every piece of text to ``out`` as it comes; return the whole, and the report."""
     began, parts = time.perf_counter(), []
     for text in pieces:
         parts.append(text)
         out(text)
-    return "".join(parts), report(pieces, time.perf_counter() - began)
+    return "".join(parts), report_stream(pieces, time.perf_counter() - began)
 
 
-def chat(
+def chat_by_turns(
     decoder: Decoder,
     tokenizer: Tokenizer,
     lines: Iterable[str],
@@ -66,15 +66,15 @@ def chat(
                 continue
             try:
                 pieces = stream(decoder, tokenizer, text + line, seed=seed + turn, **settings)
-                written, told = write(pieces, out)
+                written, report = write_stream(pieces, out)
             except DataError as error:
                 out(f"{error}\n> ")
                 continue
             text += line + written + "\n"
             if pieces.finish == "context" or len(tokenizer.encode(text, bos=True)) > context:
                 text = ""
-                told += f"\n[the context of {context} tokens is full: the next line begins anew]"
-            out(f"\n{told}\n> ")
+                report += f"\n[the context of {context} tokens is full: the next line begins anew]"
+            out(f"\n{report}\n> ")
     except KeyboardInterrupt:
         pass
     out("\n")

@@ -1,4 +1,7 @@
-"""The command line: ``minillama <verb>``. Errors become one line here, and nowhere else."""
+"""The command line: ``minillama <verb>``. Errors become one line here, and nowhere else.
+
+Most verbs are one function somewhere in the package, whose parameters are the flags.
+"""
 
 import contextlib
 import errno
@@ -8,9 +11,8 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import tyro
 
@@ -18,8 +20,122 @@ from minillama.errors import ConfigError, MinillamaError, nearest
 
 HELP = ("-h", "--help", "help")
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-OF_PATHS = (errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST,
-            errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG)  # fmt: skip
+PATH_ERRORS = (
+    errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENOENT, errno.EEXIST,
+    errno.EROFS, errno.ELOOP, errno.ENAMETOOLONG,
+)  # fmt: skip
+
+VERBS: dict[str, tuple[str, str | dict[str, str]]] = {
+    "reproduce": ("Everything, from raw text to both figures.", "apps.reproduce:reproduce"),
+    "data": (
+        "Fetch, build, extend and trace the corpus (Section 2.1).",
+        {
+            "fetch": "scale.sources:fetch",
+            "build": "scale.build_corpus:build",
+            "add": "scale.user_texts:add_texts",
+            "trace": "corpus.trace:trace",
+            "verify": "corpus.token_files:verify_corpus",
+            "datatrove": "scale.datatrove:run_datatrove",
+            "full": "scale.redpajama:build_full",
+        },
+    ),
+    "tokenizer": (
+        "Train a tokenizer, or encode and decode with one (Section 2.1).",
+        {name: f"corpus.vocabulary:{name}" for name in ("train", "encode", "decode")},
+    ),
+    "train": ("Train a model: --preset NAME, then any field as a flag.", "apps.cli:train"),
+    "evaluate": ("Score a run on benchmarks (Section 3).", "apps.evaluate:evaluate"),
+    "report": (
+        "Tables 3-9 of the paper with runs of ours beside (Section 3).",
+        "apps.report:report_runs",
+    ),
+    "harness": (
+        "Run any task of lm-evaluation-harness on a run (needs the extra lm-eval).",
+        "interop.lm_eval:harness",
+    ),
+    "figures": ("Draw Figures 1 and 2 from runs (Section 3.7).", "figures.draw:draw_figures"),
+    "generate": ("Complete a prompt with a model.", "apps.generate:generate"),
+    "chat": ("Write a text by turns with a model, in the terminal.", "apps.generate:chat"),
+    "serve": ("Show a run's model on a web page of this machine.", "apps.serve.start:serve"),
+    "convert": (
+        "Write a model in the format of another project, or read it from one.",
+        "apps.generate:convert",
+    ),
+    "plan": (
+        "Parameters, FLOP, memory and days of any model on any cluster (Section 2.4).",
+        "parallel.memory:plan",
+    ),
+    "bench": (
+        "Compare speed with other implementations, side by side.",
+        {
+            name: f"bench.{name}:bench_{name}"
+            for name in ("data", "train", "mfu", "attention", "block", "generate", "evaluate")
+        },
+    ),
+}
+"""Verb -> what it does, and its module:function, or those of its own verbs. Only what a verb needs
+is ever imported."""
+
+
+def run(arguments: Sequence[str]) -> None:
+    """Find the verb and call it."""
+    if not arguments or arguments[0] in HELP:
+        print("usage: minillama <verb> [--help]\n\nThe LLaMA paper as one executable course.\n")
+        print_verbs({name: text for name, (text, _) in VERBS.items()})
+        return
+    verb, *rest = arguments
+    if verb not in VERBS:
+        raise ConfigError(f"unknown verb '{verb}'", nearest(verb, VERBS))
+    _, target = VERBS[verb]
+    if isinstance(target, dict):
+        run_verb_of(verb, target, rest)
+    elif verb == "train":  # its defaults depend on its flags
+        train(rest)
+    else:
+        run_function(f"minillama {verb}", find_function(target), rest)
+
+
+def run_verb_of(verb: str, table: dict[str, str], arguments: Sequence[str]) -> None:
+    """Call a verb of a verb, such as ``minillama data fetch``."""
+    if not arguments or arguments[0] in HELP:
+        print(f"usage: minillama {verb} <{'|'.join(table)}> [--help]\n\n{VERBS[verb][0]}\n")
+        functions = {name: find_function(path) for name, path in table.items()}
+        print_verbs({name: first_line(function) for name, function in functions.items()})
+        return
+    name, *rest = arguments
+    if name not in table:
+        raise ConfigError(f"unknown verb '{verb} {name}'", nearest(name, table))
+    run_function(f"minillama {verb} {name}", find_function(table[name]), rest)
+
+
+def run_function(prog: str, function: Callable[..., Any], arguments: Sequence[str]) -> None:
+    """Call a function with its parameters from flags; print the text that it returns."""
+    print_result(tyro.cli(function, args=list(arguments), prog=prog))
+
+
+def print_result(result: Any) -> None:
+    """Print what a verb returns, if it is text or draws itself as text."""
+    if isinstance(result, str):
+        print(result)
+    elif hasattr(result, "render"):
+        print(result.render())
+
+
+def find_function(path: str) -> Callable[..., Any]:
+    """Import ``module:function``."""
+    module, function = path.split(":")
+    return getattr(importlib.import_module(f"minillama.{module}"), function)
+
+
+def first_line(function: Callable[..., Any]) -> str:
+    """Return the first line of a function's docstring."""
+    return (function.__doc__ or "").strip().split("\n")[0]
+
+
+def print_verbs(texts: dict[str, str]) -> None:
+    """Print verbs and what they do, a line each."""
+    for name, text in texts.items():
+        print(f"  {name:<10} {text}")
 
 
 def train(arguments: Sequence[str]) -> None:
@@ -50,7 +166,9 @@ def train(arguments: Sequence[str]) -> None:
     if dry:
         from minillama.scale.dry_run import dry_run, world_of
 
-        return show(dry_run(config, world_of(config, preset, world))) if main_rank else None
+        if main_rank:
+            print_result(dry_run(config, world_of(config, preset, world)))
+        return
     from minillama.scale.runtime import train_distributed
 
     run = train_distributed(config)
@@ -73,268 +191,6 @@ def take_flag(arguments: list[str], flag: str) -> str | None:
     return None
 
 
-def subcommands(verb: str, table: dict[str, str], arguments: Sequence[str]) -> None:
-    """A verb with verbs of its own, such as ``minillama data fetch``: name to module:function."""
-    if not arguments or arguments[0] in HELP:
-        lines = (f"  {name:<8} {summary(find(path))}" for name, path in table.items())
-        print(f"usage: minillama {verb} <{'|'.join(table)}> [--help]", "", sep="\n")
-        print(VERBS[verb].__doc__, "", *lines, sep="\n")
-        return
-    if arguments[0] not in table:
-        raise ConfigError(f"unknown verb '{verb} {arguments[0]}'", nearest(arguments[0], table))
-    single(f"minillama {verb} {arguments[0]}", find(table[arguments[0]]))(arguments[1:])
-
-
-def find(path: str) -> Callable[..., Any]:
-    """Import ``module:function``; only what a verb needs is ever imported."""
-    module, function = path.split(":")
-    return getattr(importlib.import_module(f"minillama.{module}"), function)
-
-
-def summary(function: Callable[..., Any]) -> str:
-    """The first line of a function's docstring."""
-    return (function.__doc__ or "").strip().split("\n")[0]
-
-
-def single(prog: str, function: Callable[..., Any]) -> Callable[[Sequence[str]], None]:
-    """A verb that is one function; its parameters are the flags."""
-
-    def run(arguments: Sequence[str]) -> None:
-        show(tyro.cli(function, args=list(arguments), prog=prog))
-
-    return run
-
-
-def show(result: Any) -> None:
-    """Print what a verb returns, if it is text or draws itself as text."""
-    if isinstance(result, str) or hasattr(result, "render"):
-        print(result if isinstance(result, str) else result.render())
-
-
-def data(arguments: Sequence[str]) -> None:
-    """Fetch, build, extend and trace the corpus (Section 2.1)."""
-    table = {
-        "fetch": "scale.sources:fetch",
-        "build": "scale.build_corpus:build",
-        "add": "scale.user_texts:add_texts",
-        "trace": "corpus.trace:trace",
-        "verify": "corpus.token_files:verify_corpus",
-        "trove": "scale.datatrove:run_trove",
-        "full": "scale.redpajama:build_full",
-    }
-    subcommands("data", table, arguments)
-
-
-def tokenizer(arguments: Sequence[str]) -> None:
-    """Train a tokenizer, or encode and decode with one (Section 2.1)."""
-    table = {name: f"corpus.vocabulary:{name}" for name in ("train", "encode", "decode")}
-    subcommands("tokenizer", table, arguments)
-
-
-def evaluate(arguments: Sequence[str]) -> None:
-    """Score a run on benchmarks (Section 3)."""
-    single("minillama evaluate", find("apps.evaluate:evaluate"))(arguments)
-
-
-def harness(arguments: Sequence[str]) -> None:
-    """Run any task of lm-evaluation-harness on a run (needs the extra lm-eval)."""
-    single("minillama harness", find("interop.lm_eval:harness"))(arguments)
-
-
-def report(arguments: Sequence[str]) -> None:
-    """Tables 3-9 of the paper with runs of ours beside (Section 3)."""
-    single("minillama report", find("apps.report:report_runs"))(arguments)
-
-
-def figures(arguments: Sequence[str]) -> None:
-    """Draw Figures 1 and 2 from runs (Section 3.7)."""
-    single("minillama figures", find("figures.draw:figures"))(arguments)
-
-
-@dataclass(frozen=True)
-class Opening:
-    """Which model is opened, and how."""
-
-    quantize: Literal["int8"] | None = None
-    """Round the weights to 8 bits."""
-    step: int | None = None
-    """The checkpoint of a run; the last by default."""
-    max_seq_len: int = 2048
-    """The context length, which Meta's format does not tell."""
-
-    def load(self, source: Path) -> Any:
-        """The model of a run or of any other format, ready to generate, and its tokenizer."""
-        from minillama.inference.decoder import Decoder
-        from minillama.inference.quantize import quantized
-        from minillama.interop import formats
-        from minillama.train.allocator import keep_freed_memory
-        from minillama.train.checkpoint import load_model
-
-        keep_freed_memory()
-        model, pieces = formats.load(source, self.max_seq_len) or load_model(source, self.step)
-        return quantized(model) if self.quantize else Decoder(model), pieces
-
-
-@dataclass(frozen=True)
-class Writing:
-    """How it writes: what ``stream`` takes."""
-
-    max_new_tokens: int = 128
-    """Stop after so many tokens."""
-    temperature: float = 0.8
-    """0 takes the likeliest token every time."""
-    top_k: int | None = None
-    """Keep only the k likeliest tokens."""
-    top_p: float | None = 0.95
-    """Keep the likeliest tokens that hold this much probability (Meta's rule)."""
-    repetition_penalty: float = 1.0
-    """Above 1, tokens that are there already become less likely."""
-    seed: int = 0
-    """Same seed and prompts, same text."""
-    stop: tuple[str, ...] = ()
-    """End before any of these strings."""
-
-
-SAME_LEVEL = tyro.conf.arg(name="")
-"""The fields of a parameter are flags of the verb itself: --seed, not --writing.seed."""
-
-
-def generate(arguments: Sequence[str]) -> None:
-    """Complete a prompt with a model."""
-    from minillama.apps.chat import write
-    from minillama.inference.engine import stream
-
-    def generate(
-        source: tyro.conf.Positional[Path],
-        prompt: tyro.conf.Positional[str] = "",
-        writing: Annotated[Writing, SAME_LEVEL] = Writing(),  # noqa: B008
-        opening: Annotated[Opening, SAME_LEVEL] = Opening(),  # noqa: B008
-    ) -> None:
-        """Complete a prompt, as it is generated; how fast, and why it ended, goes to stderr.
-
-        Args:
-            source: the run folder, or a model in another format that `minillama convert` reads.
-            prompt: the text to go on from.
-            writing: how it writes.
-            opening: which model, and how.
-        """
-        texts = stream(*opening.load(source), prompt, **asdict(writing))
-        print(prompt, end="", flush=True)
-        _, told = write(texts, lambda text: print(text, end="", flush=True))
-        print(flush=True)
-        print(told, file=sys.stderr)
-
-    single("minillama generate", generate)(arguments)
-
-
-def chat(arguments: Sequence[str]) -> None:
-    """Write a text by turns with a model, in the terminal."""
-    from minillama.apps.chat import chat as write_by_turns
-
-    def chat(
-        source: tyro.conf.Positional[Path],
-        writing: Annotated[Writing, SAME_LEVEL] = Writing(max_new_tokens=64),  # noqa: B008
-        opening: Annotated[Opening, SAME_LEVEL] = Opening(),  # noqa: B008
-    ) -> None:
-        """Complete each line that is typed. The model goes on with a text; it does not answer.
-
-        Args:
-            source: the run folder, or a model in another format that `minillama convert` reads.
-            writing: how it writes.
-            opening: which model, and how.
-        """
-        decoder, pieces = opening.load(source)
-        replace_errors(sys.stdin)
-        write_by_turns(
-            decoder, pieces, (line.rstrip("\n") for line in sys.stdin),
-            lambda text: print(text, end="", flush=True), **asdict(writing),
-        )  # fmt: skip
-
-    single("minillama chat", chat)(arguments)
-
-
-def serve(arguments: Sequence[str]) -> None:
-    """Show a run's model on a web page of this machine."""
-    single("minillama serve", find("apps.serve.start:serve"))(arguments)
-
-
-def convert(arguments: Sequence[str]) -> None:
-    """Write a model in the format of another project, or read it from one."""
-    from minillama.interop import formats
-    from minillama.train.checkpoint import load_model
-
-    def convert(
-        source: tyro.conf.Positional[Path],
-        to: str,
-        out: Path,
-        shards: int = 1,
-        shard_gb: float | None = None,
-        dtype: str | None = None,
-        max_seq_len: int = 2048,
-        step: int | None = None,
-    ) -> str:
-        """Write the model of a run, or of a folder or file in one format, in another format.
-
-        Args:
-            source: the run folder; or a folder in Meta's or Hugging Face's format; or a file of
-                llama2.c's (.bin) or GGUF (.gguf), or a folder with model.bin or model.gguf.
-            to: huggingface, meta, llama2c or gguf.
-            out: the folder to write.
-            shards: 1, 2, 4 or 8 files, for Meta's format only.
-            shard_gb: the largest size of a file, for Hugging Face's format only; 5 by default.
-            dtype: float32, float16 or bfloat16; as the weights are by default.
-            max_seq_len: the context length, which Meta's format does not tell.
-            step: the checkpoint of a run; the last by default.
-        """
-        formats.check_format(to)
-        model, pieces = formats.load(source, max_seq_len) or load_model(source, step)
-        return f"wrote {formats.save(model, pieces, to, out, shards, shard_gb, dtype)}"
-
-    single("minillama convert", convert)(arguments)
-
-
-def plan(arguments: Sequence[str]) -> None:
-    """Parameters, FLOP, memory and days of any model on any cluster (Section 2.4)."""
-    single("minillama plan", find("parallel.memory:plan"))(arguments)
-
-
-def bench(arguments: Sequence[str]) -> None:
-    """Compare speed with other implementations, side by side."""
-    names = ("data", "train", "mfu", "attention", "block", "generate", "evaluate")
-    subcommands("bench", {name: f"bench.{name}:bench_{name}" for name in names}, arguments)
-
-
-def reproduce(arguments: Sequence[str]) -> None:
-    """Everything, from raw text to both figures."""
-    single("minillama reproduce", find("apps.reproduce:reproduce"))(arguments)
-
-
-VERBS: dict[str, Callable[[Sequence[str]], None]] = {
-    verb.__name__: verb
-    for verb in (reproduce, data, tokenizer, train, evaluate, report, harness, figures, generate)
-    + (chat, serve, convert, plan, bench)
-}
-
-
-def usage() -> str:
-    """The help page of ``minillama`` itself."""
-    lines = (f"  {name:<10} {verb.__doc__}" for name, verb in VERBS.items())
-    return "\n".join([
-        "usage: minillama <verb> [--help]", "",
-        "The LLaMA paper as one executable course.", "", *lines,
-    ])  # fmt: skip
-
-
-def run(arguments: Sequence[str]) -> None:
-    """Find the verb and call it."""
-    if not arguments or arguments[0] in HELP:
-        print(usage())
-        return
-    if arguments[0] not in VERBS:
-        raise ConfigError(f"unknown verb '{arguments[0]}'", nearest(arguments[0], VERBS))
-    VERBS[arguments[0]](arguments[1:])
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; exit with 1 for an error the user can mend, 128 + n after signal n."""
     warnings.showwarning = lambda message, *_: print(f"{tag()}warning: {message}", file=sys.stderr)
@@ -355,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if error.errno in DISK_FULL:
             drop_output()
             fail(f"the disk is full ({where}). Make room and run again.", 1)
-        if error.errno not in OF_PATHS:
+        if error.errno not in PATH_ERRORS:
             raise
         fail(f"{where}: {error.strerror}. Check the path and its permissions.", 1)
     except Exception as error:

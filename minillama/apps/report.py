@@ -1,10 +1,12 @@
 """The paper's Tables 3-9 with our models beside LLaMA and its rivals: ``minillama report RUN...``.
 
-A tiny model does not compete with these, and no table lets it look so: chance stands in each, with
-the size of the sample and the standard error. What was not measured is named.
+A tiny model does not compete with these, and no table lets it look so. A result is read against
+three lines: chance; the place among the choices that is right most often; and a 5-gram model of the
+same text, which cannot understand a question. What was not measured is named.
 """
 
 import json
+import math
 import textwrap
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,24 +15,20 @@ from typing import Any, Literal
 import tyro
 
 from minillama import paper
-from minillama.apps.comparison import (
-    FLOOR,
-    LAYOUTS,
-    Layout,
-    Line,
-    Record,
-    Result,
-    in_percent,
-    result_of,
-)
 from minillama.errors import ConfigError, DataError
 from minillama.evaluate import scoring
+from minillama.evaluate.answers import zero_hit_bound
+from minillama.evaluate.tasks import COMMON_SENSE, TASKS, Task
+from minillama.tables import markdown_table, text_table
 from minillama.train.config import read_config
 
 Form = Literal["text", "markdown", "json"]
+Record = dict[str, Any]
 WIDTH = 110
 """Characters of a line in a terminal; wider tables are cut in parts."""
 OURS = "ours"
+FLOOR = ("chance", "majority", "5-gram")
+MEASURES = {"gold_bpb": "gold bpb", "context_gain": "gain", "correct_probability": "p(right)"}
 STYLES = {
     "llama": "the best reconstruction of the paper's, most of which it does not print",
     "olmes": "the Open Language Model Evaluation Standard's",
@@ -38,194 +36,248 @@ STYLES = {
 
 
 @dataclass(frozen=True)
+class Line:
+    """A line of a table: a benchmark, or a part of one."""
+
+    label: str
+    key: str  # its name in records
+    column: str  # in the paper's table
+    part: str = ""  # a group of questions (STEM) or a measure (pass@1) instead of the accuracy
+
+    def task(self) -> Task:
+        """The benchmark, however many solved examples it shows."""
+        return TASKS[self.key.split("-")[0]]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One of the paper's tables, or a table of what is in none of them."""
+
+    heading: str
+    lines: tuple[Line, ...]
+    number: int | None = None
+    note: str = ""
+
+
+def _accuracies(*tasks: str) -> tuple[Line, ...]:
+    return tuple(Line(TASKS[name].label, name, TASKS[name].label) for name in tasks)
+
+
+def _shots(task: str) -> tuple[Line, ...]:
+    return tuple(Line(f"{n}-shot", TASKS[task].key(n), f"{n}-shot") for n in TASKS[task].shots)
+
+
+LAYOUTS = (
+    Layout(
+        "Table 3. Common sense, zero-shot: accuracy in %", _accuracies(*COMMON_SENSE), 3,
+        "BoolQ and OBQA rank choices by P(choice | question) / P(choice | \"Answer:\"), the others "
+        "by log P over characters. For ARC-e, LLaMA's model card prints 76.7, 78.1, 81.4 and 81.5.",
+    ),
+    Layout("Table 4. NaturalQuestions: exact match in %", _shots("natural_questions"), 4),
+    Layout("Table 5. TriviaQA: exact match in %", _shots("triviaqa"), 5,
+           "The paper asks the filtered development set and does not print its size."),
+    Layout("Table 6. Reading comprehension, zero-shot: accuracy in %",
+           _accuracies("race_middle", "race_high"), 6),
+    Layout(
+        "Table 7. Mathematics: right answers in %",
+        (Line("MATH", "math", "MATH"), Line("MATH maj1@k", "math", "MATH_maj1k", "maj1@"),
+         Line("GSM8k", "gsm8k", "GSM8k"), Line("GSM8k maj1@k", "gsm8k", "GSM8k_maj1k", "maj1@")), 7,
+        "maj1@k: the answer that most of k samples give; in the paper k = 256 for MATH and 100 for "
+        "GSM8k (Minerva 540B: 64 and 40).",
+    ),
+    Layout(
+        "Table 8. Code: problems solved in %",
+        (Line("HumanEval@1", "humaneval", "HumanEval@1", "pass@1"),
+         Line("HumanEval@100", "humaneval", "HumanEval@100", "pass@100"),
+         Line("MBPP@1", "mbpp", "MBPP@1", "pass@1"), Line("MBPP@80", "mbpp", "MBPP@80", "pass@80")),
+        8, "The paper samples at temperature 0.1 for @1 and 0.8 for @80 and @100.",
+    ),
+    Layout(
+        "Table 9. MMLU, 5-shot: accuracy in %",
+        (*(Line(name, "mmlu", name, name) for name in ("Humanities", "STEM")),
+         Line("Social Sciences", "mmlu", "Social Sciences", "Social Science"),
+         Line("Other", "mmlu", "Other", "Other"), Line("Average", "mmlu", "Average")), 9,
+        "Averages are over questions; Anatomy counts to Other, as the paper's averages need.",
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one of our models gets on a line; fractions."""
+
+    n: int
+    value: float
+    se: float | None
+    floor: dict[str, float | None]  # what it must rise above; None where it is not known
+
+    def above(self) -> bool:
+        """Whether it is more than two standard errors above all of them."""
+        highest = max((v for v in self.floor.values() if v is not None), default=math.inf)
+        if self.se is None or self.value <= highest:
+            return False
+        guesser = math.sqrt(highest * (1 - highest) / self.n)  # for few questions, all right
+        return self.value - 2 * max(self.se, guesser) > highest
+
+    def text(self) -> str:
+        """In percent, with the standard error; for no hit at all, how many it could be."""
+        if self.value == 0:
+            return f"0 of {self.n:,} (<{100 * zero_hit_bound(self.n):.2g}%)"
+        error = "" if self.se is None else f" ±{100 * self.se:.1f}"
+        return f"{100 * self.value:.1f}{error}{'*' if self.above() else ' '}"
+
+    def as_data(self) -> dict[str, Any]:
+        """For JSON, in percent."""
+        value, se = in_percent(self.value), in_percent(self.se)
+        return {"accuracy": value, "se": se, "n": self.n, "above": self.above()}
+
+
+def find_result(record: Record, line: Line) -> Result | None:
+    """A model's result on a line; None if it was not measured."""
+    result = record["tasks"].get(line.key)
+    if result is None:
+        return None
+    n, value, se = result["n"], result["accuracy"], result["se"]
+    null = result.get("null") or {}
+    values = (result["chance"], result["majority"], null.get("accuracy"))
+    floor = dict(zip(FLOOR, values, strict=True))
+    if line.part in result.get("groups", {}):
+        group = result["groups"][line.part]
+        n, value = group["n"], group["accuracy"]
+        se = math.sqrt(value * (1 - value) / n)
+        floor = dict.fromkeys(FLOOR) | {"chance": result["chance"]}
+    elif line.part:
+        measures = [key for key in result if key == line.part]
+        if line.part == "maj1@":  # its k is not known beforehand
+            measures = [key for key in result if key.startswith("maj1@")]
+        value, se = result[measures[0]] if measures else None, None
+    return None if value is None else Result(n, value, se, floor)
+
+
+def in_percent(value: float | None) -> float | None:
+    """A fraction in percent; None stays."""
+    return None if value is None else round(100 * value, 4)
+
+
+def decimals(value: float | None, digits: int = 1) -> str:
+    """A number, or a dash."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+@dataclass(frozen=True)
 class Table:
     """A table that can be shown."""
 
     heading: str
-    columns: list[list[str]]
-    """Each with two lines of heading, then its cells; the first column names the lines."""
+    columns: list[list[str]]  # each with two lines of heading; the first one names the lines
     notes: list[str]
-    rows: list[dict[str, Any]]
-    """The same as data; accuracies in percent."""
+    rows: list[dict[str, Any]]  # the same as data; accuracies in percent
+
+    def as_text(self) -> str:
+        """For the terminal. A wide table is cut in parts, with our columns in each."""
+        label, *others = self.columns
+        ours = [column for column in others if column[0] == OURS]
+        parts = [[label]]
+        for column in others:
+            width = sum(2 + max(map(len, shown)) for shown in [*parts[-1], column])
+            if width > WIDTH and len(parts[-1]) > 1:
+                parts.append([label, *ours])
+            if not any(column is shown for shown in parts[-1]):
+                parts[-1].append(column)
+        texts = []
+        for part in parts:
+            header, *rows = zip(*part, strict=True)
+            texts.append(text_table(header, rows))
+        texts[0] = f"{self.heading}\n{texts[0]}"
+        notes = [textwrap.fill(note, WIDTH) for note in self.notes]
+        return "\n\n".join([*texts, "\n".join(notes)]).rstrip()
+
+    def as_markdown(self) -> str:
+        """In one part, however wide."""
+        header = [" ".join(filter(None, column[:2])) for column in self.columns]
+        rows = zip(*(column[2:] for column in self.columns), strict=True)
+        table = markdown_table(header, [[cell.strip() for cell in row] for row in rows])
+        table = table.replace("*", "\\*").replace("<", "&lt;")
+        return "\n\n".join([f"### {self.heading}", table, *self.notes])
 
 
 def paper_table(layout: Layout, records: dict[str, Record]) -> Table:
     """One of the paper's tables with our results beside."""
-    found = [
-        {name: result_of(record, line) for name, record in records.items()} for line in layout.lines
-    ]
-    theirs = {} if layout.number is None else {
-        (row["model"], row["size"]): [row[line.column] for line in layout.lines]
-        for row in paper.table(layout.number)
-    }  # fmt: skip
-    known = [next((r for r in results.values() if r), None) for results in found]
-    rows = []
-    for i, (line, result) in enumerate(zip(layout.lines, known, strict=True)):
-        rows.append({
-            "benchmark": line.label,
-            "task": line.key,
-            "n": result and result.n,
-            **{name: result and in_percent(result.floor[name]) for name in FLOOR},
-            "ours": {name: r and r.as_data() for name, r in found[i].items()},
-            "paper": {" ".join(model): values[i] for model, values in theirs.items()},
-        })  # fmt: skip
-    columns = [
-        ["", "", *(row["benchmark"] for row in rows)],
-        ["", "n", *("-" if row["n"] is None else f"{row['n']:,}" for row in rows)],
-        *(["", name, *(cell(row[name]) for row in rows)] for name in FLOOR),
-    ]
+    # Our results and the paper's, line by line.
+    models = paper.table(layout.number) if layout.number else []
+    rows, results, missing = [], [], []
+    for line in layout.lines:
+        found = {name: find_result(record, line) for name, record in records.items()}
+        known = next(filter(None, found.values()), None)
+        row = {"benchmark": line.label, "task": line.key, "n": known and known.n}
+        for name in FLOOR:
+            row[name] = known and in_percent(known.floor[name])
+        row["ours"] = {name: result and result.as_data() for name, result in found.items()}
+        row["paper"] = {f"{m['model']} {m['size']}": m[line.column] for m in models}
+        rows.append(row)
+        results.append(found)
+        if known is None:
+            missing.append(line)
+
+    # The same as columns of text.
+    columns = [["", "", *(row["benchmark"] for row in rows)]]
+    columns.append(["", "n", *("-" if row["n"] is None else f"{row['n']:,}" for row in rows)])
+    for name in FLOOR:
+        columns.append(["", name, *(decimals(row[name]) for row in rows)])
     for name in records:
-        columns.append([OURS, name, *(r[name].text() if r[name] else "-" for r in found)])
-    for model in sorted(theirs, key=lambda model: model[0] != "LLaMA"):  # LLaMA first
-        columns.append([*model, *map(cell, theirs[model])])
-    said = notes(layout, known) + cuts(layout, records)
-    return Table(layout.heading(), columns, said, rows)
+        columns.append([OURS, name, *(r[name].text() if r[name] else "-" for r in results)])
+    for model in sorted(models, key=lambda model: model["model"] != "LLaMA"):  # LLaMA first
+        cells = [decimals(model[line.column]) for line in layout.lines]
+        columns.append([model["model"], model["size"], *cells])
+
+    notes = [layout.note] if layout.note else []
+    return Table(layout.heading, columns, notes + gaps(missing) + cuts(layout, records), rows)
 
 
-def cell(value: float | None) -> str:
-    """A number with one decimal, or a dash."""
-    return "-" if value is None else f"{value:.1f}"
-
-
-def notes(layout: Layout, known: list[Result | None]) -> list[str]:
-    """What has to be said under a table: its own note, and what is missing and why."""
-    missing = [line for line, result in zip(layout.lines, known, strict=True) if result is None]
-    absent = [line for line in missing if line.task().source.startswith("local")]
-    skipped = [line for line in missing if line not in absent]
-    said = [layout.note] if layout.note else []
-    for lines, why in (
-        (absent, "absent, as no package carries the data"),
-        (skipped, "not measured here"),
-    ):
-        if lines:
-            said.append(f"{', '.join(line.label for line in lines)}: {why}.")
-    return said
+def gaps(missing: list[Line]) -> list[str]:
+    """Which lines are empty, and why."""
+    reasons: dict[str, list[str]] = {}
+    for line in missing:
+        absent = line.task().source.startswith("local")
+        reason = "absent, as no package carries the data" if absent else "not measured here"
+        reasons.setdefault(reason, []).append(line.label)
+    return [f"{', '.join(labels)}: {reason}." for reason, labels in sorted(reasons.items())]
 
 
 def cuts(layout: Layout, records: dict[str, Record]) -> list[str]:
     """How many prompts did not fit into a model."""
-    said = []
+    notes = []
     for name, record in records.items():
-        told = {key: record["tasks"].get(key) for key in dict.fromkeys(x.key for x in layout.lines)}
-        parts = [f"{key} {t['truncated']:,}" for key, t in told.items() if t and t["truncated"]]
+        counts = {}
+        for line in layout.lines:
+            counts[line.key] = record["tasks"].get(line.key, {}).get("truncated")
+        parts = [f"{key} {count:,}" for key, count in counts.items() if count]
         if parts:
-            said.append(f"Questions of which {name} saw only the end: {', '.join(parts)}.")
-    return said
+            notes.append(f"Questions of which {name} saw only the end: {', '.join(parts)}.")
+    return notes
 
 
 def smooth_table(records: dict[str, Record]) -> Table:
     """Measures that move long before accuracy does, for all that was measured."""
-    keys = list(dict.fromkeys(key for record in records.values() for key in record["tasks"]))
-    measures = {"gold_bpb": "gold bpb", "context_gain": "gain", "correct_probability": "p(right)"}
-    found = [
-        {name: record["tasks"].get(key, {}) for name, record in records.items()} for key in keys
-    ]
-    nulls = [
-        next((told["null"]["gold_bpb"] for told in each.values() if told.get("null")), None)
-        for each in found
-    ]
-    columns = [["", "", *keys], ["5-gram", "gold bpb", *map(three, nulls)]]
+    rows = []
+    for key in dict.fromkeys(key for record in records.values() for key in record["tasks"]):
+        results = {name: record["tasks"].get(key, {}) for name, record in records.items()}
+        nulls = [result["null"]["gold_bpb"] for result in results.values() if result.get("null")]
+        ours = {}
+        for name, result in results.items():
+            ours[name] = {measure: result.get(measure) for measure in MEASURES}
+        null = nulls[0] if nulls else None
+        rows.append({"task": key, "5-gram": {"gold_bpb": null}, "ours": ours})
+    columns = [["", "", *(row["task"] for row in rows)]]
+    columns.append(["5-gram", "gold bpb", *(decimals(r["5-gram"]["gold_bpb"], 3) for r in rows)])
     for name in records:
-        for measure, label in measures.items():
-            columns.append([name, label, *(three(each[name].get(measure)) for each in found)])
-    rows = [
-        {"task": key, "5-gram": {"gold_bpb": null},
-         "ours": {name: {m: told.get(m) for m in measures} for name, told in each.items()}}
-        for key, null, each in zip(keys, nulls, found, strict=True)
-    ]  # fmt: skip
+        for measure, label in MEASURES.items():
+            columns.append([name, label, *(decimals(r["ours"][name][measure], 3) for r in rows)])
     note = (
         "gold bpb: bits per byte of the right answers, lower is better; gain: how many of them the "
         "question saves (0: it is ignored); p(right): the right choice's share of probability."
     )
     return Table("What small models can show", columns, [note], rows)
-
-
-def three(value: float | None) -> str:
-    """A number with three decimals, or a dash."""
-    return "-" if value is None else f"{value:.3f}"
-
-
-def as_text(table: Table) -> str:
-    """A table for the terminal. A wide one is cut in parts, with our columns in each."""
-    label, *others = table.columns
-    ours = [column for column in others if column[0] == OURS]
-    parts = [[label]]
-    for column in others:
-        if sum(map(width, [*parts[-1], column])) > WIDTH and len(parts[-1]) > 1:
-            parts.append([label, *ours])
-        if not any(column is shown for shown in parts[-1]):
-            parts[-1].append(column)
-    lines = [table.heading]
-    for part in parts:
-        for cells in zip(*part, strict=True):
-            padded = [text.rjust(width(c)) for text, c in zip(cells, part, strict=True)]
-            lines.append((cells[0].ljust(width(label)) + "".join(padded[1:])).rstrip())
-        lines.append("")
-    wrapped = [textwrap.fill(note, WIDTH) for note in table.notes]
-    return "\n".join(lines + wrapped if wrapped else lines[:-1])
-
-
-def width(column: list[str]) -> int:
-    """Characters that a column takes, with the space before it."""
-    return max(map(len, column)) + 2
-
-
-def as_markdown(table: Table) -> str:
-    """A table in Markdown, in one part however wide."""
-    heads = [" ".join(filter(None, column[:2])) for column in table.columns]
-    rows = zip(*(column[2:] for column in table.columns), strict=True)
-    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
-    body = [f"| {' | '.join(text.strip() for text in line)} |" for line in lines]
-    body = [line.replace("*", "\\*").replace("<", "&lt;") for line in body]
-    said = [f"{note}\n" for note in table.notes]
-    return "\n".join([f"### {table.heading}\n", *body, "", *said])
-
-
-def tables(records: dict[str, Record]) -> list[Table]:
-    """All tables in which something was measured, and the smooth measures."""
-    measured = {key for record in records.values() for key in record["tasks"]}
-    known = {line.key for layout in LAYOUTS for line in layout.lines}
-    others = tuple(Line(key, key, "") for key in sorted(measured - known))
-    shown = [each for each in LAYOUTS if measured & {line.key for line in each.lines}]
-    if others:
-        shown.append(Layout(None, "Not in the paper: accuracy in %", others))
-    return [paper_table(layout, records) for layout in shown] + [smooth_table(records)]
-
-
-def left_out(records: dict[str, Record]) -> list[str]:
-    """The tables of which nothing was measured, and how to measure it."""
-    measured = {key for record in records.values() for key in record["tasks"]}
-    said = []
-    for layout in LAYOUTS:
-        if not measured & {line.key for line in layout.lines}:
-            tasks = list({line.task().name: line.task() for line in layout.lines}.values())
-            what = f"Table {layout.number} ({', '.join(task.label for task in tasks)})"
-            if all(task.source.startswith("local") for task in tasks):
-                said.append(f"{what} is absent: no package carries the data.")
-            else:
-                names = " ".join(task.name for task in tasks)
-                said.append(f"{what} is not measured: minillama evaluate RUN --tasks {names}")
-    return said
-
-
-def introduction(records: dict[str, Record]) -> list[str]:
-    """Which models these are, and how they were asked."""
-    lines = []
-    for name, record in records.items():
-        size = f"{record['parameters']:,} parameters, " if "parameters" in record else ""
-        loss = record["perplexity"]
-        after = "" if loss is None else f", validation perplexity {loss:.1f}"
-        lines.append(f"{name}: {size}step {record['step']}, {record['tokens']:,} tokens{after}")
-    settings = next(iter(records.values()))["settings"]
-    limit = settings["limit"]
-    asked = "all questions" if limit is None else f"at most {limit} questions of each benchmark"
-    style = settings["style"]
-    return [
-        *lines,
-        f"Prompts in the style {style} ({STYLES[style]}); {asked}.",
-        "±: one standard error. *: more than two of them above chance, majority (the place that is "
-        "right most often) and the 5-gram model. In brackets: 95% bound where there is no hit.",
-    ]
 
 
 def report(records: dict[str, Record], form: Form = "text", complete: bool = False) -> str:
@@ -242,20 +294,66 @@ def report(records: dict[str, Record], form: Form = "text", complete: bool = Fal
     """
     asked = [{k: record["settings"][k] for k in ("style", "limit")} for record in records.values()]
     if not asked or any(each != asked[0] for each in asked):
-        raise ConfigError(
-            f"these evaluations cannot stand in one table: {asked}", "evaluate all in the same way"
-        )
-    shown, missing = tables(records), left_out(records) if complete else []
+        what = f"these evaluations cannot stand in one table: {asked}"
+        raise ConfigError(what, "evaluate all in the same way")
+
+    # The tables of which something was measured, and the names of the others.
+    measured = dict.fromkeys(key for record in records.values() for key in record["tasks"])
+    tables, missing = [], []
+    for layout in LAYOUTS:
+        if any(line.key in measured for line in layout.lines):
+            tables.append(paper_table(layout, records))
+        elif complete:
+            missing.append(left_out(layout))
+    known = {line.key for layout in LAYOUTS for line in layout.lines}
+    others = tuple(Line(key, key, "") for key in sorted(set(measured) - known))
+    if others:
+        tables.append(paper_table(Layout("Not in the paper: accuracy in %", others), records))
+    tables.append(smooth_table(records))
+
+    # All of it in one form.
     if form == "json":
-        about = {name: {k: v for k, v in r.items() if k != "tasks"} for name, r in records.items()}
-        parts = [{"heading": t.heading, "rows": t.rows, "notes": t.notes} for t in shown]
-        whole = {"models": about, "tables": parts, "not_measured": missing}
+        about = {}
+        for name, record in records.items():
+            about[name] = {key: value for key, value in record.items() if key != "tasks"}
+        data = [{"heading": t.heading, "rows": t.rows, "notes": t.notes} for t in tables]
+        whole = {"models": about, "tables": data, "not_measured": missing}
         return json.dumps(whole, indent=2, ensure_ascii=False)
     if form == "markdown":
-        lines = [*introduction(records), *map(as_markdown, shown), *missing]
-        return "\n\n".join(line.strip() for line in lines)
+        parts = [*introduction(records), *(table.as_markdown() for table in tables), *missing]
+        return "\n\n".join(parts)
     top = "\n".join(textwrap.fill(line, WIDTH) for line in introduction(records))
-    return "\n\n".join(filter(None, [top, *map(as_text, shown), "\n".join(missing)]))
+    parts = [top, *(table.as_text() for table in tables), "\n".join(missing)]
+    return "\n\n".join(filter(None, parts))
+
+
+def left_out(layout: Layout) -> str:
+    """What to say of a table of which nothing was measured: how to measure it."""
+    tasks = list(dict.fromkeys(line.task() for line in layout.lines))
+    what = f"Table {layout.number} ({', '.join(task.label for task in tasks)})"
+    if all(task.source.startswith("local") for task in tasks):
+        return f"{what} is absent: no package carries the data."
+    names = " ".join(task.name for task in tasks)
+    return f"{what} is not measured: minillama evaluate RUN --tasks {names}"
+
+
+def introduction(records: dict[str, Record]) -> list[str]:
+    """Which models these are, and how they were asked."""
+    lines = []
+    for name, record in records.items():
+        size = f"{record['parameters']:,} parameters, " if "parameters" in record else ""
+        loss = record["perplexity"]
+        after = "" if loss is None else f", validation perplexity {loss:.1f}"
+        lines.append(f"{name}: {size}step {record['step']}, {record['tokens']:,} tokens{after}")
+    settings = next(iter(records.values()))["settings"]
+    style, limit = settings["style"], settings["limit"]
+    asked = "all questions" if limit is None else f"at most {limit} questions of each benchmark"
+    lines.append(f"Prompts in the style {style} ({STYLES[style]}); {asked}.")
+    lines.append(
+        "±: one standard error. *: more than two of them above chance, majority (the place that is "
+        "right most often) and the 5-gram model. In brackets: 95% bound where there is no hit."
+    )
+    return lines
 
 
 def report_runs(
@@ -278,24 +376,23 @@ def report_runs(
         DataError: a run was not evaluated in this way.
     """
     names = [run.resolve().name for run in runs]
-    records = {
-        str(run) if names.count(name) > 1 else name: read_record(run, step, style, limit)
-        for run, name in zip(runs, names, strict=True)
-    }
+    records = {}
+    for run, name in zip(runs, names, strict=True):
+        label = str(run) if names.count(name) > 1 else name
+        records[label] = last_record(run, step, style, limit)
     return report(records, form, complete=True)
 
 
-def read_record(run: Path, step: int | None, style: str, limit: int | None) -> Record:
+def last_record(run: Path, step: int | None, style: str, limit: int | None) -> Record:
     """What is stored of a run. Raises ``DataError`` that names what there is instead."""
     wanted = "*" if step is None else f"{step:08d}"
     name = scoring.record_name(f"step-{wanted}", {"style": style, "limit": limit})
     folder = run / "evaluations"
     dots = name.count(".")  # another style or limit adds one
-    found = sorted(path for path in folder.glob(f"{name}.json") if path.stem.count(".") == dots)
+    found = [path for path in folder.glob(f"{name}.json") if path.stem.count(".") == dots]
     if not found:
         there = ", ".join(sorted(path.stem for path in folder.glob("*.json"))) or "none"
-        raise DataError(
-            f"{run} has no evaluation {name} (there are: {there})", "run `minillama evaluate`"
-        )
+        what = f"{run} has no evaluation {name} (there are: {there})"
+        raise DataError(what, "run `minillama evaluate`")
     parameters = read_config(run / "config.toml").model.num_parameters()
-    return {"parameters": parameters} | scoring.read_record(found[-1])
+    return {"parameters": parameters} | scoring.read_record(max(found))

@@ -13,9 +13,9 @@ from typing import Any, Literal
 from minillama.apps.evaluate import evaluate
 from minillama.apps.samples import publish, write_samples
 from minillama.corpus.token_files import open_corpus
-from minillama.evaluate.ngram_baseline import byte_ngram_bits_per_byte, ngram_bits_per_byte
+from minillama.evaluate.baselines import byte_ngram_bits_per_byte, ngram_bits_per_byte
 from minillama.figures.benchmarks import PANELS
-from minillama.figures.draw import figures
+from minillama.figures.draw import draw_figures
 from minillama.files import read_json, write_json
 from minillama.scale.build_corpus import build
 from minillama.scale.runtime import train_distributed
@@ -65,14 +65,14 @@ def reproduce(
             lambda name=name: evaluate(runs / name, PANELS, limit=questions, checkpoints="all"),
         )
         print(table)
-    drawn = out / "figure2_benchmarks.json"  # the last file that figures() writes
+    drawn = out / "figure2_benchmarks.json"  # the last file that draw_figures() writes
     logs = [path for name in names for path in (runs / name).rglob("*.json*")]
     inputs = [path for path in logs if path.name != "samples.json"]
     inputs.append(Path(configs[0].corpus) / "manifest.json")
     if newer(drawn, inputs) and (out / "data_waterfall.json").exists():
         print(f"=== 6 figures: {out} is up to date")
     else:
-        print(stage("6 figures", lambda: figures(runs=runs, ladder=ladder, out=out)))
+        print(stage("6 figures", lambda: draw_figures(runs=runs, ladder=ladder, out=out)))
     if newer(runs / presets[-1] / "samples.json", [runs / presets[-1] / "metrics.jsonl"]):
         print(f"=== 7 samples: {runs / presets[-1] / 'samples.json'} is up to date")
     else:

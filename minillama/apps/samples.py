@@ -3,8 +3,9 @@
 import shutil
 from pathlib import Path
 
+from minillama.figures.runs import PUBLISHED
 from minillama.files import atomic_path, remove, write_json
-from minillama.inference.engine import generate
+from minillama.inference import generate
 from minillama.train.checkpoint import load_model
 
 PROMPTS = {
@@ -16,8 +17,6 @@ PROMPTS = {
     "Python": "class Query:\n    def __init__(self, name):\n        self.name = name\n\n    def",
 }
 """How each kind of text begins, in our own words."""
-PUBLISHED = Path("data/runs")
-"""Where the logs of published runs are, seen from the project's folder."""
 MAX_NEW_TOKENS, TEMPERATURE, SEED = 160, 0.6, 0
 
 
@@ -28,19 +27,11 @@ def write_samples(run: Path) -> str:
         The samples, to read.
     """
     model, tokenizer = load_model(run)
-    samples = [
-        {
-            "style": style,
-            "prompt": prompt,
-            "seed": SEED,
-            "temperature": TEMPERATURE,
-            "text": generate(
-                model, tokenizer, prompt, max_new_tokens=MAX_NEW_TOKENS,
-                temperature=TEMPERATURE, seed=SEED,
-            ),
-        }
-        for style, prompt in PROMPTS.items()
-    ]  # fmt: skip
+    settings = {"seed": SEED, "temperature": TEMPERATURE}
+    samples = []
+    for style, prompt in PROMPTS.items():
+        text = generate(model, tokenizer, prompt, max_new_tokens=MAX_NEW_TOKENS, **settings)
+        samples.append({"style": style, "prompt": prompt} | settings | {"text": text})
     write_json(run / "samples.json", samples)
     return "\n\n".join(f"--- {s['style']}\n{s['prompt']}{s['text']}" for s in samples)
 
@@ -66,8 +57,8 @@ def publish(runs: Path, names: list[str], largest: str, ladder: str, to: Path = 
         files += [path.relative_to(runs) for path in (*results, *filter(Path.exists, rows))]
     files += [Path(largest, "samples.json"), Path(f"{ladder}-5gram.json")]
     for file in files:
-        with atomic_path(to / file) as aside:
-            shutil.copyfile(runs / file, aside)
+        with atomic_path(to / file) as tmp:
+            shutil.copyfile(runs / file, tmp)
     for name in names:
         for path in (to / name).glob("evaluations/*"):
             if path.relative_to(to) not in files:

@@ -1,12 +1,12 @@
 """The corpus's steps against those of datatrove (Penedo et al., 2024): megabytes a second and core.
 
-Both get the same pages and texts of the pinned packages, in one process and in turn, so that a
-machine whose speed drifts slows both; what is counted is the time of the processor, child processes
-included. datatrove's steps have the settings that come nearest to ours:
+Both get the same pages and texts of the pinned packages, in one process and in turn; what is
+counted is the time of the processor, child processes included. Its steps have the settings that
+come nearest to ours:
 
 - extraction: Trafilatura, as FineWeb used it, against resiliparse;
-- language: the same file, fastText's quantized lid.176, through the same predictor; theirs ranks
-  all 176 languages of the whole text, ours finds the best one of the first 10,000 characters;
+- language: the same file, fastText's quantized lid.176, through the same predictor; datatrove
+  ranks all 176 languages of the whole text, ours the best of the first 10,000 characters;
 - quality: C4's rules with the same numbers of words and sentences;
 - repeated lines and repeated spans of three sentences: its sentence deduplication, with lines or
   with sentences;
@@ -21,98 +21,84 @@ import contextlib
 import io
 import multiprocessing
 import resource
-import statistics
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
+from minillama.bench.race import Columns, race, table_of
 from minillama.corpus.archive import read_members
+from minillama.corpus.c4 import C4Rules, clean_page, drop_repeated_spans
 from minillama.corpus.commoncrawl import drop_repeated_lines, html_to_text
-from minillama.corpus.deduplicate import drop_near_duplicates
+from minillama.corpus.deduplicate import HashSet, drop_near_duplicates
 from minillama.corpus.document import Document
-from minillama.corpus.hash_set import HashSet
-from minillama.corpus.heuristics import C4Rules, clean_page, drop_repeated_spans
 from minillama.corpus.language import LanguageModel
-from minillama.corpus.quality import WikipediaModel
 from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.errors import ConfigError, nearest
-from minillama.tokenizer import train_tokenizer
 
+Step = Callable[[Sequence[str]], list[str]]
+"""One way to do a step: from texts to what is left of them."""
 PAGES, PROSE = ("sqlalchemy", ["*.html"]), ("django", ["*/docs/*.txt"])
 """Where web pages and other prose come from."""
-BAR = ("extraction", "language", "quality", "repeated lines", "repeated spans", "near duplicates")
-"""The steps that are added up."""
-STEPS = (*BAR, "perplexity")
-Run = Callable[[Sequence[str]], list[str]]
-"""One way to do a step: from texts to what is left of them."""
+STEPS = ("extraction", "language", "quality", "repeated lines", "repeated spans", "near duplicates")
 
 
 @dataclass(frozen=True)
-class Contest:
-    """One step, done by minillama and by datatrove."""
-
-    name: str
-    texts: Sequence[str]
-    ours: Run
-    theirs: Run | None = None
-    absent: str = ""
-    """Why there is no other contender."""
-
-
-@dataclass
-class Row:
-    """What was measured of one step."""
+class DataRow:
+    """What was measured of one step; None where datatrove's could not run."""
 
     name: str
     megabytes: float
-    ours: float
-    """Seconds of the processor; the median over the rounds."""
-    kept: float
-    """Share of the bytes that is left."""
-    theirs: float | None = None
-    kept_theirs: float | None = None
-    absent: str = ""
+    ours: float  # seconds of the processor; the median over the rounds
+    kept: str = ""  # share of the bytes that is left
+    reference: float | None = None  # seconds of datatrove's step
+    kept_reference: str = ""
+    absent: str = ""  # why datatrove's is
 
     @property
     def ratio(self) -> float | None:
         """How many times as fast as datatrove we are."""
-        return self.theirs / self.ours if self.theirs else None
+        return self.reference / self.ours if self.reference else None
 
 
-@dataclass
-class Inputs:
-    """Pages and texts of the packages, of about so many megabytes each."""
-
-    megabytes: float
-    downloads: Path = DOWNLOADS
-    sources: Path = SOURCES
-    pages: list[str] = field(init=False)
-    prose: list[str] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.pages, self.prose = self._read(*PAGES), self._read(*PROSE)
-
-    def _read(self, package: str, members: list[str]) -> list[str]:
-        source = next(s for s in load_sources(self.sources) if s.name == package)
-        found, left = [], self.megabytes * 1e6
-        for _, content in read_members(source.find(self.downloads), members):
-            if left <= 0:
-                break
-            found.append(bytes_to_str(content, detect_encoding(content)))
-            left -= len(content)
-        return found
+COLUMNS: Columns = {
+    "MB/s of one core": lambda row: row.name,
+    "MB": lambda row: f"{row.megabytes:.2f}",
+    "minillama": lambda row: f"{row.megabytes / row.ours:.2f}",
+    "datatrove": lambda row: f"{row.megabytes / row.reference:.2f}" if row.reference else "-",
+    "ratio": lambda row: f"{row.ratio:.2f}x" if row.reference else "-",
+    "kept": lambda row: row.kept,
+    "by datatrove": lambda row: row.kept_reference,
+    "": lambda row: row.absent,
+}
 
 
-def each(function: Callable[[str], str | None]) -> Run:
-    """A step that looks at one text alone; None drops it."""
-    return lambda texts: [left for left in map(function, texts) if left]
+def read_texts(
+    place: tuple[str, list[str]], megabytes: float, downloads: Path, sources: Path
+) -> list[str]:
+    """About so many megabytes of a package's files."""
+    package, members = place
+    source = next(source for source in load_sources(sources) if source.name == package)
+    texts, missing = [], megabytes * 1e6
+    for _, content in read_members(source.find(downloads), members):
+        if missing <= 0:
+            break
+        texts.append(bytes_to_str(content, detect_encoding(content)))
+        missing -= len(content)
+    return texts
+
+
+def count_bytes(texts: Sequence[str]) -> int:
+    """As UTF-8."""
+    return sum(len(text.encode()) for text in texts)
 
 
 def processor_seconds() -> float:
@@ -122,248 +108,170 @@ def processor_seconds() -> float:
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def english(model: LanguageModel) -> Run:
+def extract_text(texts: Sequence[str]) -> list[str]:
+    """The text of HTML pages."""
+    return [text for text in map(html_to_text, texts) if text]
+
+
+def keep_english(model: LanguageModel, texts: Sequence[str]) -> list[str]:
     """Texts that are in English with certainty."""
-    return each(lambda text: text if model.is_in(text, ("en",)) else None)
+    return [text for text in texts if model.is_in(text, ("en",))]
 
 
-def c4_rules(texts: Sequence[str]) -> list[str]:
+def apply_c4_rules(texts: Sequence[str]) -> list[str]:
     """C4's rules."""
     rules, dropped = C4Rules(), Counter()
-    cleaned = (clean_page(text, rules, dropped) for text in texts)
+    cleaned = [clean_page(text, rules, dropped) for text in texts]
     return [text for text, reason in cleaned if reason is None]
 
 
-def without_repetition(drop: Callable[[str, HashSet], tuple[str, int]]) -> Run:
+def drop_repetition(drop: Callable[[str, HashSet], tuple[str, int]], texts: Sequence[str]) -> list:
     """Lines, or spans of sentences, only where they are met first."""
-
-    def run(texts: Sequence[str]) -> list[str]:
-        seen = HashSet()
-        return [left for left, _ in (drop(text, seen) for text in texts) if left]
-
-    return run
+    seen = HashSet()
+    cleaned = [drop(text, seen)[0] for text in texts]
+    return [text for text in cleaned if text]
 
 
-def near_duplicates(texts: Sequence[str]) -> list[str]:
+def drop_duplicates(texts: Sequence[str]) -> list[str]:
     """Texts of which no earlier one is nearly the same."""
     documents = [Document(text, "", "", str(i)) for i, text in enumerate(texts)]
     return [document.text for document in drop_near_duplicates(documents)[0]]
 
 
-def surprise(texts: Sequence[str]) -> Run:
-    """Perplexity under a 5-gram model of 1,024 pieces, trained on these texts."""
+def run_stages(make: Callable[[str], list[Any]], texts: Sequence[str]) -> list[str]:
+    """datatrove's stages, one after the other, in a folder; the last one says what is left."""
+    from datatrove.data import Document
+
+    def documents() -> Iterator[Document]:
+        return (Document(text=text, id=str(i)) for i, text in enumerate(texts))
+
     with tempfile.TemporaryDirectory() as folder:
-        tokenizer = train_tokenizer(texts, Path(folder, "tokenizer.model"), 1024)
-    model = WikipediaModel(texts, tokenizer)
-    return each(lambda text: text if model.perplexity(text) < np.inf else None)
+        *stages, last = make(folder)
+        for stage in stages:
+            stage(documents())
+        return [document.text for document in last(documents()) if document.text]
 
 
-class SamePredictor:
-    """Our fastText in the place of the one that datatrove would load: its answers as an array."""
+def choose_hash() -> Any:
+    """datatrove's faster hash, xxhash, which it can call up to version 3; else SHA-1."""
+    from datatrove.utils.hashing import HashConfig, create_hash_func
 
-    def __init__(self, model: LanguageModel) -> None:
-        self._predict = model._model.predict
+    try:
+        create_hash_func(HashConfig())("text")
+    except (ImportError, TypeError):
+        return HashConfig(hash_fc="sha1")
+    return HashConfig()
 
-    def predict(self, text: str, k: int) -> tuple[Sequence[str], np.ndarray]:
-        """Labels and their probabilities."""
-        labels, probabilities = self._predict(text, k=k)
+
+def datatrove_extraction() -> Step:
+    """Trafilatura, in a process of its own as datatrove runs it; a page may take a minute."""
+    import trafilatura  # noqa: F401
+    from datatrove.pipeline.extractors import Trafilatura
+
+    return partial(run_stages, lambda folder: [Trafilatura(timeout=60).run])
+
+
+def datatrove_language(model: LanguageModel) -> Step:
+    """Its LanguageFilter's model and rule; the filter itself asks for another fastText."""
+    from datatrove.utils.lid import FT176LID
+
+    def predict(text: str, k: int) -> tuple[Sequence[str], np.ndarray]:
+        labels, probabilities = model._model.predict(text, k=k)
         return labels, np.array(probabilities)
 
+    lid = FT176LID(["en"])
+    lid._model = SimpleNamespace(predict=predict)  # ours, its answers as datatrove wants them
 
-class Trove:
-    """datatrove's steps, as functions of texts. What one of them lacks is an ImportError."""
+    def keep(documents: Iterator[Any]) -> Iterator[Any]:
+        return (document for document in documents if lid.predict(document)[1]["en"] >= 0.5)
 
-    def __init__(self) -> None:
-        from datatrove import data
-        from loguru import logger
-
-        logger.remove()
-        self._document = data.Document
-
-    def documents(self, texts: Sequence[str]) -> Iterator[Any]:
-        """Its own kind of documents."""
-        return (self._document(text=text, id=str(i)) for i, text in enumerate(texts))
-
-    def pipeline(self, *steps: Any) -> Run:
-        """Steps one after the other."""
-
-        def run(texts: Sequence[str]) -> list[str]:
-            data = self.documents(texts)
-            for step in steps:
-                data = step.run(data)
-            return [document.text for document in data]
-
-        return run
-
-    def extraction(self) -> Run:
-        """Trafilatura, in a process of its own as datatrove runs it; a page may take a minute."""
-        import trafilatura  # noqa: F401
-        from datatrove.pipeline.extractors import Trafilatura
-
-        return self.pipeline(Trafilatura(timeout=60))
-
-    def language(self, model: LanguageModel) -> Run:
-        """Its LanguageFilter's model and rule; the filter itself asks for another fastText."""
-        from datatrove.utils.lid import FT176LID
-
-        lid = FT176LID(["en"])
-        lid._model = SamePredictor(model)
-
-        def run(texts: Sequence[str]) -> list[str]:
-            found = ((document, lid.predict(document)[1]) for document in self.documents(texts))
-            return [document.text for document, scores in found if scores["en"] >= 0.5]
-
-        return run
-
-    def quality(self) -> Run:
-        """C4's rules."""
-        from datatrove.pipeline.filters import C4QualityFilter
-        from datatrove.utils.word_tokenizers import load_word_tokenizer
-
-        load_word_tokenizer("eng").sent_tokenize("It is loaded beforehand.")
-        rules = C4Rules()
-        return self.pipeline(C4QualityFilter(
-            min_num_sentences=rules.min_sentences, min_words_per_line=rules.min_words
-        ))  # fmt: skip
-
-    def hashes(self) -> Any:
-        """Its faster hash, xxhash, which it can call up to version 3; else SHA-1."""
-        from datatrove.utils.hashing import HashConfig, create_hash_func
-
-        try:
-            create_hash_func(HashConfig())("text")
-        except (ImportError, TypeError):
-            return HashConfig(hash_fc="sha1")
-        return HashConfig()
-
-    def repeated(self, sentences: bool) -> Run:
-        """Its sentence deduplication, of lines or of three sentences."""
-        from datatrove.pipeline.dedup import sentence_dedup as dedup
-
-        config = dedup.SentDedupConfig(
-            n_sentences=3 if sentences else 1, split_sentences=sentences,
-            min_doc_words=0, min_num_sentences=0, hash_config=self.hashes(),
-        )  # fmt: skip
-        dedup.load_word_tokenizer("eng").sent_tokenize("It is loaded beforehand.")
-
-        def run(texts: Sequence[str]) -> list[str]:
-            with tempfile.TemporaryDirectory() as folder:
-                signatures, found = f"{folder}/signatures", f"{folder}/found"
-                dedup.SentenceDedupSignature(signatures, config=config).run(self.documents(texts))
-                dedup.SentenceFindDedups(signatures, found, config=config).run()
-                last = dedup.SentenceDedupFilter(found, config=config)
-                return [left.text for left in last.run(self.documents(texts)) if left.text]
-
-        return run
-
-    def near_duplicates(self) -> Run:
-        """MinHash: signatures, buckets, clusters, filter."""
-        from datatrove.pipeline.dedup import minhash
-        from datatrove.utils.word_tokenizers import load_word_tokenizer
-
-        load_word_tokenizer("eng").word_tokenize("It is loaded beforehand.")
-        config = minhash.MinhashConfig(hash_config=self.hashes())
-
-        def run(texts: Sequence[str]) -> list[str]:
-            with tempfile.TemporaryDirectory() as folder:
-                names = [f"{folder}/{name}" for name in ("signatures", "buckets", "clusters")]
-                minhash.MinhashDedupSignature(names[0], config).run(self.documents(texts))
-                for bucket in range(config.num_buckets):
-                    minhash.MinhashDedupBuckets(names[0], names[1], config=config).run(
-                        None, bucket, config.num_buckets
-                    )
-                minhash.MinhashDedupCluster(names[1], names[2], config).run(None, 0, 1)
-                last = minhash.MinhashDedupFilter(names[2])
-                return [document.text for document in last.run(self.documents(texts))]
-
-        return run
+    return partial(run_stages, lambda folder: [keep])
 
 
-def contests(inputs: Inputs, steps: Sequence[str] = STEPS) -> list[Contest]:
-    """The steps of these names, with datatrove's where they can run."""
-    model = LanguageModel.find(inputs.downloads, inputs.sources)
-    texts = each(html_to_text)(inputs.pages) + inputs.prose
-    table: dict[str, tuple[Run, Callable[[Trove], Run] | str]] = {
-        "extraction": (each(html_to_text), Trove.extraction),
-        "language": (english(model), lambda trove: trove.language(model)),
-        "quality": (c4_rules, Trove.quality),
-        "repeated lines": (
-            without_repetition(drop_repeated_lines), lambda trove: trove.repeated(sentences=False)
-        ),
-        "repeated spans": (
-            without_repetition(drop_repeated_spans), lambda trove: trove.repeated(sentences=True)
-        ),
-        "near duplicates": (near_duplicates, Trove.near_duplicates),
-    }  # fmt: skip
-    if "perplexity" in steps:
-        table["perplexity"] = (surprise(inputs.prose), "datatrove's asks for kenlm and its models")
-    return [
-        _contest(name, inputs.pages if name == "extraction" else texts, *table[name])
-        for name in table
-        if name in steps
-    ]
+def datatrove_quality() -> Step:
+    """C4's rules."""
+    from datatrove.pipeline.filters import C4QualityFilter
+
+    ours = C4Rules()
+    limits = {"min_num_sentences": ours.min_sentences, "min_words_per_line": ours.min_words}
+    return partial(run_stages, lambda folder: [C4QualityFilter(**limits).run])
 
 
-def _contest(
-    name: str, texts: Sequence[str], ours: Run, make: Callable[[Trove], Run] | str
-) -> Contest:
-    if isinstance(make, str):
-        return Contest(name, texts, ours, absent=make)
-    try:
-        return Contest(name, texts, ours, make(Trove()))
-    except ImportError as error:
-        return Contest(name, texts, ours, absent=f"not compared: {str(error).split(' (')[0]}")
+def datatrove_repetition(sentences: bool) -> Step:
+    """Its sentence deduplication, of lines or of three sentences."""
+    from datatrove.pipeline.dedup import sentence_dedup as dedup
+
+    size = {"n_sentences": 3 if sentences else 1, "split_sentences": sentences}
+    no_limits = {"min_doc_words": 0, "min_num_sentences": 0}
+    config = dedup.SentDedupConfig(**size, **no_limits, hash_config=choose_hash())
+
+    def stages(folder: str) -> list[Any]:
+        signatures, found = f"{folder}/signatures", f"{folder}/found"
+        return [
+            dedup.SentenceDedupSignature(signatures, config=config).run,
+            lambda _: dedup.SentenceFindDedups(signatures, found, config=config).run(),
+            lambda texts: dedup.SentenceDedupFilter(found, config=config).run(texts),
+        ]
+
+    return partial(run_stages, stages)
 
 
-def compare(contest: Contest, rounds: int) -> Row:
+def datatrove_duplicates() -> Step:
+    """MinHash: signatures, buckets, clusters, filter."""
+    from datatrove.pipeline.dedup import minhash
+
+    config = minhash.MinhashConfig(hash_config=choose_hash())
+    count = config.num_buckets
+
+    def stages(folder: str) -> list[Any]:
+        signatures, buckets, clusters = (f"{folder}/{name}" for name in ("a", "b", "c"))
+
+        def fill_buckets(_: Any) -> None:
+            for bucket in range(count):
+                stage = minhash.MinhashDedupBuckets(signatures, buckets, config=config)
+                stage.run(None, bucket, count)
+
+        return [
+            minhash.MinhashDedupSignature(signatures, config).run,
+            fill_buckets,
+            lambda _: minhash.MinhashDedupCluster(buckets, clusters, config).run(None, 0, 1),
+            lambda texts: minhash.MinhashDedupFilter(clusters).run(texts),
+        ]
+
+    return partial(run_stages, stages)
+
+
+def measure_step(
+    name: str, texts: Sequence[str], ours: Step, make: Callable[[], Step], rounds: int
+) -> DataRow:
     """Let both do the step in each round, after a warm-up on a few texts."""
-    seconds: dict[Run, list[float]] = {contest.ours: []}
-    left: dict[Run, list[str]] = {}
-    if contest.theirs:
-        seconds[contest.theirs] = []
-    size = sum(len(text.encode()) for text in contest.texts)
-    for number in range(rounds + 1):
-        for run, times in seconds.items():
-            with contextlib.redirect_stderr(io.StringIO()):  # its bars
-                began = processor_seconds()
-                left[run] = run(contest.texts if number else contest.texts[:2])
-                times += [processor_seconds() - began] if number else []
-
-    def kept(run: Run) -> float:
-        return sum(len(text.encode()) for text in left[run]) / max(1, size)
-
-    row = Row(contest.name, size / 1e6, statistics.median(seconds[contest.ours]),
-              kept(contest.ours), absent=contest.absent)  # fmt: skip
-    if contest.theirs:
-        row.theirs = statistics.median(seconds[contest.theirs])
-        row.kept_theirs = kept(contest.theirs)
-    return row
+    steps, absent = {"ours": ours}, ""
+    with contextlib.redirect_stderr(io.StringIO()):  # datatrove's bars and log
+        ours(texts[:2])
+        try:
+            steps["reference"] = make()
+            steps["reference"](texts[:2])
+        except ImportError as error:
+            steps.pop("reference", None)
+            absent = f"not compared: {str(error).split(' (')[0]}"
+        turns = {key: partial(step, texts) for key, step in steps.items()}
+        results = race(turns, rounds, warm_up=0, clock=processor_seconds)
+    size = max(1, count_bytes(texts))
+    seconds = {key: result.median for key, result in results.items()}
+    kept = {key: f"{count_bytes(result.outputs[-1]) / size:.0%}" for key, result in results.items()}
+    reference = (seconds.get("reference"), kept.get("reference", ""), absent)
+    return DataRow(name, size / 1e6, seconds["ours"], kept["ours"], *reference)
 
 
-def total(rows: Sequence[Row]) -> Row | None:
-    """All the steps that both have done, one after the other; None if there is none."""
-    both = [row for row in rows if row.name in BAR and row.theirs is not None]
+def add_up(rows: Sequence[DataRow]) -> list[DataRow]:
+    """All the steps that both have done, one after the other, as a row; none if there is none."""
+    both = [row for row in rows if row.reference is not None]
     if not both:
-        return None
-    size = both[0].megabytes  # what comes in is counted once
-    return Row("together", size, sum(row.ours for row in both), 0.0,
-               sum(row.theirs for row in both))  # fmt: skip
-
-
-def render(rows: Sequence[Row]) -> str:
-    """The table."""
-    lines = [f"{'MB/s of one core':<18}{'MB':>7}{'minillama':>11}{'datatrove':>11}{'ratio':>8}"
-             f"{'kept':>7}{'theirs':>8}"]  # fmt: skip
-    for row in [*rows, *filter(None, [total(rows)])]:
-        line = f"{row.name:<18}{row.megabytes:>7.2f}{row.megabytes / row.ours:>11.2f}"
-        if row.theirs:
-            line += f"{row.megabytes / row.theirs:>11.2f}{row.ratio:>7.2f}x"
-        else:
-            line += f"{'-':>11}{'-':>8}"
-        line += f"{row.kept:>7.0%}" if row.kept else ""
-        line += f"{row.kept_theirs:>8.0%}" if row.kept_theirs is not None else ""
-        lines.append(f"{line}  {row.absent}".rstrip())
-    return "\n".join(lines)
+        return []
+    megabytes = both[0].megabytes  # what comes in is counted once
+    ours = sum(row.ours for row in both)
+    reference = sum(row.reference for row in both)
+    return [DataRow("together", megabytes, ours, reference=reference)]
 
 
 def bench_data(
@@ -372,7 +280,7 @@ def bench_data(
     steps: tuple[str, ...] = (),
     downloads: Path = DOWNLOADS,
     sources: Path = SOURCES,
-) -> list[Row]:
+) -> list[DataRow]:
     """Compare the speed of the corpus's steps with datatrove's, and print the table.
 
     Args:
@@ -387,7 +295,20 @@ def bench_data(
     for name in steps:
         if name not in STEPS:
             raise ConfigError(f"there is no step '{name}'", nearest(name, STEPS))
-    made = contests(Inputs(megabytes, downloads, sources), steps or STEPS)
-    rows = [compare(contest, rounds) for contest in made]
-    print(render(rows))
+    model = LanguageModel.find(downloads, sources)
+    pages, prose = (read_texts(place, megabytes, downloads, sources) for place in (PAGES, PROSE))
+    texts = extract_text(pages) + prose
+    lines, spans = (partial(drop_repetition, f) for f in (drop_repeated_lines, drop_repeated_spans))
+    contests = {
+        "extraction": (pages, extract_text, datatrove_extraction),
+        "language": (texts, partial(keep_english, model), partial(datatrove_language, model)),
+        "quality": (texts, apply_c4_rules, datatrove_quality),
+        "repeated lines": (texts, lines, partial(datatrove_repetition, False)),
+        "repeated spans": (texts, spans, partial(datatrove_repetition, True)),
+        "near duplicates": (texts, drop_duplicates, datatrove_duplicates),
+    }
+    rows = [
+        measure_step(name, *contests[name], rounds) for name in contests if name in (steps or STEPS)
+    ]
+    print(table_of(rows + add_up(rows), COLUMNS))
     return rows

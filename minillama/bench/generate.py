@@ -1,32 +1,34 @@
 """Speed of generation: alone, in a batch and in 8 bits, beside transformers and llama2.c.
 
-All contenders read the same weights and write greedily, one run each in turn, so that a machine
-whose speed drifts slows all. The limit is that of memory: every weight but the embeddings is read
-once for a token (in a batch, once for a token of every sequence), so no program can write more
-tokens a second than the machine reads bytes a second, divided by the bytes of those weights.
-Weights that stay in the processor's cache may exceed it.
+All contestants read the same weights and write greedily, in turn. The limit is that of memory:
+every weight but the embeddings is read once for a token (in a batch, once for a token of every
+sequence), so no program can write more tokens a second than the machine reads bytes a second,
+divided by the bytes of those weights. Weights that stay in the processor's cache may exceed it.
 """
 
 import re
-import statistics
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from minillama.bench.race import Columns, Timed, race, table_of
+from minillama.bench.train import build_huggingface
 from minillama.config import ModelConfig
 from minillama.corpus.token_files import Corpus, open_corpus
 from minillama.errors import ConfigError, DataError
 from minillama.evaluate.perplexity import batches, score
 from minillama.inference import Decoder, Sampling, generate_tokens
 from minillama.inference.quantize import quantized
-from minillama.interop import formats, huggingface, llama2c
+from minillama.interop import formats, huggingface
+from minillama.interop.llama2c import save as save_llama2c
 from minillama.interop.vocabulary import Kind, Piece, tokenizer_of
 from minillama.model import Llama
 from minillama.tokenizer import SPACE, Tokenizer
@@ -40,34 +42,30 @@ CONFIG = ModelConfig(
 """The shape of llama2.c's stories15M: 15.2 million weights to read a token."""
 BATCH = 16
 ALONE, TOGETHER, EIGHT = "minillama", f"minillama, batch of {BATCH}", "minillama, int8"
-Ids = list[int]
+Turn = Callable[[], Timed]
+"""Write some tokens; returns the seconds of one, and the ids (none if they are unknown)."""
 
 
 @dataclass(frozen=True)
-class Contender:
-    """One way to generate."""
+class GenerateRow:
+    """What was measured of one contestant."""
 
     name: str
-    run: Callable[[int], tuple[Ids, float]]
-    """Write so many tokens; return the ids (none if unknown) and tokens a second."""
-    bytes_per_token: float
-    """Weights that have to be read for one token."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """What was measured of one contender."""
-
-    name: str
-    tokens_per_s: float
-    """Median over the rounds."""
+    tokens_per_s: float  # median over the rounds
     best: float
-    ratio: float
-    """Median of the paired ratios to ``minillama``, alone and in float32."""
-    limit_share: float
-    """Of the tokens a second that memory allows."""
-    equal: int | None
-    """How many of its first ids are those of ``minillama``."""
+    ratio: float  # median of the paired ratios to ``minillama``, alone and in float32
+    limit_share: float  # of the tokens a second that memory allows
+    equal: int | None  # how many of its first ids are those of ``minillama``
+
+
+COLUMNS: Columns = {
+    "": lambda row: row.name,
+    "tokens/s": lambda row: f"{row.tokens_per_s:.1f}",
+    "best": lambda row: f"{row.best:.1f}",
+    "ratio": lambda row: f"{row.ratio:.2f}x",
+    "of memory limit": lambda row: f"{row.limit_share:.0%}",
+    "equal ids": lambda row: row.equal,
+}
 
 
 def step_bytes(config: ModelConfig, bytes_each: int = 4) -> int:
@@ -78,95 +76,74 @@ def step_bytes(config: ModelConfig, bytes_each: int = 4) -> int:
 def bandwidth(n_bytes: int, repeats: int = 20) -> float:
     """Bytes a second at which this machine reads so many bytes: the best of some sums."""
     data = torch.ones(n_bytes // 4)
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        data.sum()
-        times.append(time.perf_counter() - began)
-    return 4 * len(data) / min(times)
+    result = race({"sum": lambda: data.sum()}, repeats)["sum"]
+    return 4 * len(data) / result.best
 
 
-def ours(decoder: Decoder, prompt: Ids, batch: int) -> Callable[[int], tuple[Ids, float]]:
-    """Generation by ``decoder``, ``batch`` sequences side by side."""
-    prompts = [[*prompt, i % decoder.config.vocab_size] for i in range(5, 5 + batch)]
-
-    def run(tokens: int) -> tuple[Ids, float]:
-        began = time.perf_counter()
-        ids = generate_tokens(decoder, prompts, Sampling(0.0), tokens, batch_size=batch)
-        return ids[0], sum(map(len, ids)) / (time.perf_counter() - began)
-
-    return run
+def write_with(decoder: Decoder, prompts: list[list[int]], tokens: int) -> Timed:
+    """Generation by minillama, the prompts side by side."""
+    began = time.perf_counter()
+    ids = generate_tokens(decoder, prompts, Sampling(0.0), tokens, batch_size=len(prompts))
+    seconds = time.perf_counter() - began
+    written = sum(map(len, ids))
+    return Timed(seconds / written, ids[0])
 
 
-def transformers(model: Llama, prompt: Ids) -> Callable[[int], tuple[Ids, float]] | None:
+def build_transformers(model: Llama, prompt: list[int], tokens: int) -> Turn | None:
     """Hugging Face's ``generate`` with the same weights; None if it is not installed."""
     try:
-        from transformers import LlamaConfig, LlamaForCausalLM
+        reference, _ = build_huggingface(model.config)
     except ImportError:
         return None
-    config = LlamaConfig(**huggingface.config_to_huggingface(model.config))
-    theirs = LlamaForCausalLM(config).eval()
-    theirs.load_state_dict(huggingface.to_huggingface(model.state_dict(), model.config))
-    theirs.generation_config.eos_token_id = None
-    ids = torch.tensor([[*prompt, 5]])
+    reference.load_state_dict(huggingface.to_huggingface(model.state_dict(), model.config))
+    reference.eval().generation_config.eos_token_id = None
+    ids = torch.tensor([prompt])
+    settings = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": 0, "use_cache": True}
 
-    def run(tokens: int) -> tuple[Ids, float]:
+    def write() -> Timed:
         began = time.perf_counter()
-        out = theirs.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=tokens,
-            pad_token_id=0,
-        )  # fmt: skip
-        new = out[0, ids.shape[1] :].tolist()
-        return new, len(new) / (time.perf_counter() - began)
+        out = reference.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        seconds = time.perf_counter() - began
+        new = out[0, len(prompt) :].tolist()
+        return Timed(seconds / len(new), new)
 
-    return run
+    return write
 
 
-def c_program(
-    binary: Path, model: Llama, tokenizer: Tokenizer, folder: Path
-) -> Callable[[int], tuple[Ids, float]]:
+def run_llama2c(binary: Path, file: Path, tokens: int) -> Timed:
     """A built llama2.c, which says its own speed."""
-    file = llama2c.save(model, tokenizer, folder / "model.bin")
-
-    def run(tokens: int) -> tuple[Ids, float]:
-        command = [str(binary.resolve()), str(file), "-t", "0", "-n", str(tokens + 1),
-                   "-z", str(file.with_name("tokenizer.bin"))]  # fmt: skip
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=600, check=False)
-        except OSError as error:
-            told = f"{binary} does not run: {error.strerror}"
-            raise ConfigError(told, "name a built llama2.c") from error
-        said = re.search(rb"tok/s: *([0-9.]+)", done.stderr + done.stdout)
-        if done.returncode or not said:
-            raise ConfigError(f"{binary} told no tokens a second", "name a built llama2.c")
-        return [], float(said[1])
-
-    return run
+    vocabulary = str(file.with_name("tokenizer.bin"))
+    command = [str(binary.resolve()), str(file), "-t", "0", "-n", str(tokens + 1), "-z", vocabulary]
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=600, check=False)
+    except OSError as error:
+        message = f"{binary} does not run: {error.strerror}"
+        raise ConfigError(message, "name a built llama2.c") from error
+    found = re.search(rb"tok/s: *([0-9.]+)", done.stderr + done.stdout)
+    if done.returncode or not found:
+        raise ConfigError(f"{binary} prints no tokens a second", "name a built llama2.c")
+    return Timed(1 / float(found[1]), [])
 
 
-def compare(contenders: Sequence[Contender], tokens: int, rounds: int) -> list[Row]:
-    """Let each write ``tokens`` tokens in each round, after a short warm-up."""
-    limit = bandwidth(int(contenders[0].bytes_per_token))
-    rates: dict[str, list[float]] = {each.name: [] for each in contenders}
-    ids: dict[str, Ids] = {}
-    for i in range(rounds + 1):
-        for each in contenders:
-            ids[each.name], rate = each.run(tokens if i else min(8, tokens))
-            rates[each.name] += [rate] if i else []
-    base = contenders[0].name
-
-    def row(each: Contender) -> Row:
-        mine, rate = ids[each.name], rates[each.name]
-        middle = statistics.median(rate)
-        same = [a == b for a, b in zip(mine, ids[base], strict=False)]
-        return Row(
-            each.name, middle, max(rate),
-            statistics.median(a / b for a, b in zip(rate, rates[base], strict=True)),
-            middle * each.bytes_per_token / limit,
-            (same + [False]).index(False) if mine else None,
-        )  # fmt: skip
-
-    return [row(each) for each in contenders]
+def measure_generation(
+    contestants: dict[str, Turn], token_bytes: dict[str, float], rounds: int
+) -> list[GenerateRow]:
+    """Let each write in turn; ``token_bytes`` are those that have to be read for one token."""
+    base = next(iter(contestants))
+    limit = bandwidth(int(token_bytes[base]))
+    results = race(contestants, rounds)
+    rows = []
+    reference = results[base].outputs[-1]
+    for name, result in results.items():
+        rate = 1 / result.median
+        ratio = results[base].slower_than(result)
+        share = rate * token_bytes[name] / limit
+        # How far its ids are those of the first contestant.
+        ids = result.outputs[-1]
+        same = [a == b for a, b in zip(ids, reference, strict=False)]
+        equal = [*same, False].index(False) if ids else None
+        rows.append(GenerateRow(name, rate, 1 / result.best, ratio, share, equal))
+    return rows
 
 
 def log_prob(decoder: Decoder, parts: list[np.ndarray]) -> float:
@@ -180,21 +157,24 @@ def log_prob(decoder: Decoder, parts: list[np.ndarray]) -> float:
 
 def quantization_cost(model: Llama, corpus: Corpus, max_tokens: int) -> tuple[float, float]:
     """Bits per byte on the validation text, of a model in float32 and in int8."""
-    float32, eight = (
-        score(corpus, lambda parts, d=decoder: log_prob(d, parts), max_tokens,
-              model.config.max_seq_len)["bpb"]
-        for decoder in (Decoder(model), quantized(model))
-    )  # fmt: skip
-    return float32, eight
+    length = model.config.max_seq_len
+    costs = []
+    for decoder in (Decoder(model), quantized(model)):
+        found = score(corpus, partial(log_prob, decoder), max_tokens, length)
+        costs.append(found["bpb"])
+    return costs[0], costs[1]
 
 
-def words(vocab_size: int) -> Tokenizer:
+def make_vocabulary(vocab_size: int) -> Tokenizer:
     """A vocabulary of any size, for a model without one."""
-    entries = [Piece("<unk>", 0, Kind.UNKNOWN), Piece("<s>", 0, Kind.CONTROL)]
-    entries += [Piece("</s>", 0, Kind.CONTROL)]
-    entries += [Piece(f"<0x{byte:02X}>", 0, Kind.BYTE) for byte in range(256)]
-    entries += [Piece(SPACE, 0, Kind.NORMAL)]
-    entries += [Piece(f"{SPACE}w{i}", -i, Kind.NORMAL) for i in range(vocab_size - len(entries))]
+    entries = [Piece("<unk>", 0, Kind.UNKNOWN)]
+    for mark in ("<s>", "</s>"):
+        entries.append(Piece(mark, 0, Kind.CONTROL))
+    for byte in range(256):
+        entries.append(Piece(f"<0x{byte:02X}>", 0, Kind.BYTE))
+    entries.append(Piece(SPACE, 0, Kind.NORMAL))
+    for i in range(vocab_size - len(entries)):
+        entries.append(Piece(f"{SPACE}w{i}", -i, Kind.NORMAL))
     return tokenizer_of(entries, "the benchmark's vocabulary")
 
 
@@ -206,13 +186,13 @@ def bench_generate(
     tied: bool = False,
     corpus: Path | None = None,
     max_tokens: int = 20_000,
-) -> list[Row]:
+) -> list[GenerateRow]:
     """Compare the speed of generation, and print the table.
 
     Args:
         source: a run, or a model that `minillama convert` reads; random weights of the shape of
             llama2.c's stories15M by default.
-        tokens: tokens each contender writes in a round.
+        tokens: tokens each contestant writes in a round.
         rounds: counted rounds.
         llama2c: a built llama2.c (the file `run`), to compare with.
         tied: one matrix for embeddings and output, for the random weights only.
@@ -223,54 +203,47 @@ def bench_generate(
     keep_freed_memory()
     if tokens < 1 or rounds < 1:
         raise ConfigError(f"{tokens} tokens, {rounds} rounds", "choose 1 or more of each")
-    model, pieces = _model(source, tied)
-    config, binary = model.config, llama2c
-    if tokens > config.max_seq_len - 1:
+    model, pieces = load_or_make(source, tied)
+    config, most = model.config, model.config.max_seq_len - 1
+    if tokens > most:
         raise DataError(
             f"{tokens} tokens do not fit the context of {config.max_seq_len}",
-            f"choose --tokens {config.max_seq_len - 1} or fewer",
+            f"choose --tokens {most} or fewer",
         )
-    one, decoder = step_bytes(config), Decoder(model)
-    contenders = [
-        Contender(ALONE, ours(decoder, [1], 1), one),
-        Contender(TOGETHER, ours(decoder, [1], BATCH), one / BATCH),
-        Contender(EIGHT, ours(quantized(model), [1], 1), step_bytes(config, 1)),
-    ]
-    theirs = transformers(model, [1])
-    if theirs:
-        contenders.append(Contender("transformers", theirs, one))
+    # Prompts of two pieces, the second differing from sequence to sequence.
+    prompts = [[1, i % config.vocab_size] for i in range(5, 5 + BATCH)]
+    decoder, one = Decoder(model), step_bytes(config)
+    contestants = {
+        ALONE: partial(write_with, decoder, prompts[:1], tokens),
+        TOGETHER: partial(write_with, decoder, prompts, tokens),
+        EIGHT: partial(write_with, quantized(model), prompts[:1], tokens),
+        "transformers": build_transformers(model, prompts[0], tokens),
+    }
+    token_bytes = dict.fromkeys((ALONE, "transformers", "llama2.c"), one)
+    token_bytes |= {TOGETHER: one / BATCH, EIGHT: step_bytes(config, 1)}
     size = sum(weight.numel() for weight in model.parameters())
-    print(
-        f"CPU, {torch.get_num_threads()} threads, {size:,} parameters in float32, {tokens} tokens"
-    )
+    threads = torch.get_num_threads()
+    print(f"CPU, {threads} threads, {size:,} parameters in float32, {tokens} tokens")
     print(f"{one / 1e6:.1f} MB of weights are read for a token")
-    if not theirs:
+    if contestants["transformers"] is None:
+        del contestants["transformers"]
         print("transformers is not installed: left out")
     with tempfile.TemporaryDirectory() as folder:
-        if binary:
-            program = c_program(binary, model, pieces, Path(folder))
-            contenders.append(Contender("llama2.c", program, one))
-        rows = compare(contenders, tokens, rounds)
-    print(render(rows))
-    held_out = corpus or _corpus_of(source)
+        if llama2c:
+            file = save_llama2c(model, pieces, Path(folder) / "model.bin")
+            contestants["llama2.c"] = partial(run_llama2c, llama2c, file, tokens)
+        rows = measure_generation(contestants, token_bytes, rounds)
+    print(table_of(rows, COLUMNS))
+    held_out = corpus or corpus_of(source)
     if held_out:
         float32, eight = quantization_cost(model, open_corpus(held_out), max_tokens)
-        print(f"validation bits per byte: float32 {float32:.4f}, int8 {eight:.4f} "
-              f"({eight / float32 - 1:+.2%})")  # fmt: skip
+        change = f"{eight / float32 - 1:+.2%}"
+        print(f"validation bits per byte: float32 {float32:.4f}, int8 {eight:.4f} ({change})")
     return rows
 
 
-def render(rows: Sequence[Row]) -> str:
-    """The table."""
-    head = f"{'':<24}{'tokens/s':>9}{'best':>8}{'ratio':>8}{'of memory limit':>17}{'equal ids':>11}"
-    return "\n".join([head, *(
-        f"{row.name:<24}{row.tokens_per_s:>9.1f}{row.best:>8.1f}{row.ratio:>7.2f}x"
-        f"{row.limit_share:>17.0%}{'' if row.equal is None else row.equal:>11}"
-        for row in rows
-    )])  # fmt: skip
-
-
-def _model(source: Path | None, tied: bool) -> tuple[Llama, Tokenizer]:
+def load_or_make(source: Path | None, tied: bool) -> tuple[Llama, Tokenizer]:
+    """The model of a path; or one of random weights."""
     if source:
         return formats.load(source) or load_model(source)
     torch.manual_seed(0)
@@ -278,10 +251,10 @@ def _model(source: Path | None, tied: bool) -> tuple[Llama, Tokenizer]:
     torch.nn.init.normal_(model.output.weight)  # apart enough that rounding decides nothing
     if tied:
         model.tok_embeddings.weight = model.output.weight
-    return model, words(CONFIG.vocab_size)
+    return model, make_vocabulary(CONFIG.vocab_size)
 
 
-def _corpus_of(source: Path | None) -> Path | None:
+def corpus_of(source: Path | None) -> Path | None:
     """The corpus that a run was trained on, if it is still there."""
     if source is None or not (source / "config.toml").exists():
         return None

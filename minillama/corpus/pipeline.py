@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.document import Document, Dropped
-from minillama.corpus.hash_set import HashSet, hash64
 from minillama.corpus.sources import DOWNLOADS, SOURCES
 from minillama.corpus.statistics import StepStats
 from minillama.corpus.token_files import read_documents, write_documents

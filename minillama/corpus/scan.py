@@ -51,10 +51,12 @@ def cut_between(text: str, *pairs: tuple[str, str]) -> str:
         text: the text.
         pairs: regular expressions of an opening and its closing; the first opening counts.
     """
-    ahead = [Ahead(re.compile(closing), text) for _, closing in pairs]
+    closings = [Ahead(re.compile(closing), text) for _, closing in pairs]
+    opening = re.compile("|".join(f"({opening})" for opening, _ in pairs))
 
     def end_of(found: re.Match[str]) -> int | None:
-        closed = ahead[found.lastindex - 1](found.end())
+        next_closing = closings[found.lastindex - 1]
+        closed = next_closing(found.end())
         return closed.end() if closed else None
 
-    return cut(text, re.compile("|".join(f"({opening})" for opening, _ in pairs)), end_of)
+    return cut(text, opening, end_of)

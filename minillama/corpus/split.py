@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from minillama.corpus.contamination import owners_of
-from minillama.corpus.hash_set import HashSet, hash64
+from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.pipeline import BUFFER
 from minillama.corpus.statistics import StepStats
 from minillama.files import atomic_path
@@ -126,7 +126,9 @@ def drop_contaminated(
 
 def find_contaminated(clean: dict[str, Path]) -> dict[str, dict[int, str]]:
     """slice -> {place of a document: the benchmark that it repeats}, over all slices together."""
-    found = [(name, e) for name, path in clean.items() for e in read_entries(path) if e.hits]
+    found: list[tuple[str, Entry]] = []
+    for name, path in clean.items():
+        found += [(name, entry) for entry in read_entries(path) if entry.hits]
     owners = owners_of([entry.hits for _, entry in found])
     contaminated: dict[str, dict[int, str]] = {name: {} for name in clean}
     for (name, entry), owner in zip(found, owners, strict=True):

@@ -112,22 +112,27 @@ def _remark(row: dict[str, Any]) -> str:
 
 
 def table1(manifest: dict[str, Any], budget: int) -> str:
-    """Table 1 for this corpus, beside the paper's."""
+    """Table 1 for this corpus, beside the paper's.
+
+    A slice without a package is absent; of one that is absent after its files, nothing was kept.
+    """
     weights, slices = manifest["weights"], manifest["slices"]
     tokens = {name: slices[name]["train"]["tokens"] for name in weights}
     read = epochs(weights, tokens, budget)
     rows, total = [], 0.0
     for name in (*TABLE1, *(name for name in weights if name not in TABLE1)):
         paper = _paper_cells(name)
-        if name not in weights:
-            why = "nothing kept" if name in manifest["left_out"] else "no package"
-            rows.append((name, "absent:", why, *[None] * 5, *paper))
+        entry = (slices | manifest["left_out"]).get(name)
+        if entry is None:
+            rows.append((name, "absent", *[None] * 6, *paper))
             continue
-        entry = slices[name]
+        came = (f"{entry['documents_in']:,}", f"{entry['bytes_in'] / 1e6:.1f}")
+        if name not in weights:
+            rows.append((name, *came, "absent", *[None] * 4, *paper))
+            continue
         kept = sum(entry[split]["documents"] for split in SPLITS)
         megabytes = sum(entry[split]["bytes"] for split in SPLITS) / 1e6
         total += megabytes
-        came = (f"{entry['documents_in']:,}", f"{entry['bytes_in'] / 1e6:.1f}")
         left = (f"{kept:,}", f"{megabytes:.2f}", f"{tokens[name]:,}")
         rows.append((name, *came, *left, f"{weights[name]:.1%}", f"{read[name]:.2f}", *paper))
     rows.append(("all", *[None] * 3, f"{total:.2f}", f"{sum(tokens.values()):,}", *[None] * 5))

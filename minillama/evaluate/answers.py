@@ -93,20 +93,41 @@ def math_answer(text: str) -> str | None:
 def _plain(number: str) -> str:
     """As in 1,200.50 -> 1200.5, .5 -> 0.5 and 007 -> 7."""
     whole, _, decimals = number.replace(",", "").partition(".")
-    digits, decimals = whole.lstrip("-0") or "0", decimals.rstrip("0")
-    plain = f"{digits}.{decimals}" if decimals else digits
-    return f"-{plain}" if whole.startswith("-") and plain != "0" else plain
+    plain = whole.lstrip("-0") or "0"
+    decimals = decimals.rstrip("0")
+    if decimals:
+        plain += f".{decimals}"
+    if whole.startswith("-") and plain != "0":
+        plain = f"-{plain}"
+    return plain
 
 
-DECORATION = re.compile(
+DECORATION = (
     r"\\(?:left|right|bigl?|bigr|displaystyle|mathrm|mathbf|textbf|text|mbox|operatorname|[!,;: ])"
     r"(?![a-zA-Z])"
 )
-UNITS = re.compile(
+UNITS = (
     r"(?<=[\d}])\s*(?:degrees?|dollars?|cents?|units?|square|cubic|sq|inch(?:es)?|feet|foot|miles?|"
     r"meters?|centimeters?|cm|km|hours?|minutes?|seconds?|days?|percent|points?|ways?)\b"
     r"(?:\s*\^\{?[23]\}?)?"
 )
+REWRITES = (
+    (r"\^\{?\\circ\}?|\\degree", ""),
+    (r"\\[dt]frac", r"\\frac"),
+    (r"\\(?:text|mbox)\{([^{}]*)\}", r" \1"),
+    (UNITS, ""),
+    (DECORATION, ""),
+    (r"(?:\s(?:and|or)\s)", ","),
+    (r"(\\frac|\\sqrt)\s+", r"\1"),
+    (r"\s+", ""),
+    (r"^[a-zA-Z](?:\\in|=)", ""),  # x = 5
+    (r"\\sqrt([^{\[])", r"\\sqrt{\1}"),
+    (r"\\frac([^{])", r"\\frac{\1}"),
+    (r"(\\frac\{[^{}]*\})([^{])", r"\1{\2}"),
+    (r"^(-?\d+)/(\d+)$", r"\\frac{\1}{\2}"),
+    (r"^\\frac\{-([^{}]+)\}", r"-\\frac{\1}"),
+)
+"""What makes the notation of a value uniform, in this order."""
 
 
 def normalize_math(answer: str) -> str:
@@ -117,20 +138,12 @@ def normalize_math(answer: str) -> str:
     ``\frac12`` and ``\sqrt2`` with braces, numbers without separators. So 1/2 is not 0.5 here, as
     in the original comparison.
     """
-    text = answer.strip().strip("$").replace("\\$", "").replace("$", "").replace("\\%", "")
-    text = text.replace("%", "").replace("\\(", "").replace("\\)", "").rstrip(".")
-    text = text.replace("{,}", ",")
-    text = re.sub(r"\^\{?\\circ\}?|\\degree", "", text)
-    text = re.sub(r"\\[dt]frac", r"\\frac", text)
-    text = UNITS.sub("", re.sub(r"\\(?:text|mbox)\{([^{}]*)\}", r" \1", text))
-    text = re.sub(r"(?:\s(?:and|or)\s)", ",", DECORATION.sub("", text))
-    text = re.sub(r"\s+", "", re.sub(r"(\\frac|\\sqrt)\s+", r"\1", text))
-    text = re.sub(r"^[a-zA-Z](?:\\in|=)", "", text)
-    text = re.sub(r"\\sqrt([^{\[])", r"\\sqrt{\1}", text)
-    text = re.sub(r"\\frac([^{])", r"\\frac{\1}", text)
-    text = re.sub(r"(\\frac\{[^{}]*\})([^{])", r"\1{\2}", text)
-    text = re.sub(r"^(-?\d+)/(\d+)$", r"\\frac{\1}{\2}", text)
-    text = re.sub(r"^\\frac\{-([^{}]+)\}", r"-\\frac{\1}", text)
+    text = answer.strip().strip("$")
+    for mark in ("\\$", "$", "\\%", "%", "\\(", "\\)"):
+        text = text.replace(mark, "")
+    text = text.rstrip(".").replace("{,}", ",")
+    for pattern, replacement in REWRITES:
+        text = re.sub(pattern, replacement, text)
     return _plain(text) if NUMBER.fullmatch(text) else text
 
 

@@ -1,7 +1,8 @@
-"""The null line: what a 5-gram model of our own training text scores on the benchmarks.
+"""The 5-gram baseline: a model that knows nothing but counts of our own training text.
 
-It has read what the model has read and sees four pieces back, so it cannot answer a question. Where
-it is above chance, the benchmark can be beaten by the length or the wording of the choices alone.
+What a Transformer gains over it is what attention and depth are worth. On the benchmarks it is the
+line to beat: it has read what the model has read and sees four pieces back, so it cannot answer a
+question. Where it is above chance, the length or the wording of the choices alone can be.
 """
 
 import math
@@ -9,63 +10,145 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from minillama.corpus.ngram import BORDER, NGram
 from minillama.corpus.token_files import Corpus, open_corpus
 from minillama.errors import MinillamaError
 from minillama.evaluate.generation import scored_bytes
 from minillama.evaluate.multiple_choice import encode
-from minillama.evaluate.ngram_baseline import NGram, request_log_likelihoods, training_tokens
+from minillama.evaluate.perplexity import score
 from minillama.evaluate.scoring import record_name
-from minillama.evaluate.task_run import Exam
+from minillama.evaluate.task_run import TaskRun
 from minillama.files import read_json, sha256, write_json
 from minillama.tokenizer import Tokenizer
 from minillama.train.config import read_config
+from minillama.train.dataloader import StatelessDataLoader
 
 ORDER = 5
+REQUESTS_AT_ONCE = 4_096
 KEPT = ("n", "accuracy", "se", "accuracies", "gold_bpb", "context_gain", "groups")
 
 
-def null_lines(
-    run: Path, exams: Sequence[Exam], tokenizer: Tokenizer, settings: dict[str, Any]
+def training_tokens(
+    corpus: Corpus, seen: StatelessDataLoader | None = None, steps: int = 0
+) -> np.ndarray:
+    """The text to count: every training document once, or what a run has read in its steps."""
+    parts = []
+    if seen is None:
+        for file in corpus.train.values():
+            parts += [file.document(i) for i in range(file.n_documents)]
+        return np.concatenate(parts).astype(np.int64)
+    for step in range(steps):
+        windows = seen.batch(step)[:, :-1].numpy()
+        # A window may begin inside a document: a border keeps its n-grams from the one before.
+        bordered = np.pad(windows, ((0, 0), (1, 0)), constant_values=BORDER)
+        parts.append(bordered.ravel())
+    return np.concatenate(parts)
+
+
+def ngram_bits_per_byte(
+    corpus: Corpus,
+    max_tokens: int,
+    seq_len: int,
+    order: int = ORDER,
+    seen: StatelessDataLoader | None = None,
+    steps: int = 0,
+) -> dict:
+    """Validation loss and bits per byte; arguments as in ``score`` and ``training_tokens``."""
+    model = NGram(training_tokens(corpus, seen, steps), corpus.vocab_size, order)
+    return score(corpus, model.log_prob, max_tokens, seq_len)
+
+
+def byte_symbols(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
+    """The bytes that pieces stand for, each plus 2, with 1 for <s>: ``(bytes,)`` uint16."""
+    spelled = [np.frombuffer(b, np.uint8).astype(np.uint16) + 2 for b in tokenizer.piece_bytes]
+    spelled[Tokenizer.bos_id] = np.array([Tokenizer.bos_id], np.uint16)
+    sizes = np.array([len(symbols) for symbols in spelled])
+    begins = np.cumsum(sizes) - sizes  # of each piece when all pieces are laid end to end
+    # Two pieces of 2 and 3 bytes that begin at 10 and 40 lie at 10 11 40 41 42, which is
+    # arange 0 1 2 3 4 plus the shift 10 10 38 38 38.
+    written = np.cumsum(sizes[ids]) - sizes[ids]  # where each piece begins in the text
+    shift = np.repeat(begins[ids] - written, sizes[ids])
+    return np.concatenate(spelled)[np.arange(len(shift)) + shift]
+
+
+def byte_ngram_bits_per_byte(
+    corpus: Corpus, max_tokens: int, seq_len: int, order: int = ORDER
+) -> dict:
+    """As ``ngram_bits_per_byte`` on all training text, with n-grams of bytes, not of pieces."""
+    tokenizer = corpus.tokenizer()
+    model = NGram(byte_symbols(training_tokens(corpus), tokenizer), 258, order)
+
+    def log_prob(parts: list[np.ndarray]) -> float:
+        total = 0.0
+        for part in parts:
+            context = len(byte_symbols(part[:1], tokenizer))  # the first piece is context only
+            p = model.probabilities(byte_symbols(part, tokenizer))
+            total += np.log(p[context - 1 :]).sum()
+        return float(total)
+
+    return score(corpus, log_prob, max_tokens, seq_len)
+
+
+def request_log_likelihoods(model: NGram, requests: Sequence[tuple[list[int], int]]) -> list[float]:
+    """log P(completion | context) in nats, as ``multiple_choice.log_likelihoods`` of a Llama."""
+    totals: list[float] = []
+    for first in range(0, len(requests), REQUESTS_AT_ONCE):
+        # All requests in one array, apart by borders, which no n-gram crosses.
+        ids, places = [], []
+        for request, start in requests[first : first + REQUESTS_AT_ONCE]:
+            seen = min(start, model.order - 1)
+            ids += [BORDER, *request[start - seen :]]
+            places.append((len(ids) - (len(request) - start), len(ids)))
+        log_p = np.log(model.probabilities(np.array(ids)))
+        for begin, end in places:  # a token's probability stands one place earlier
+            totals.append(float(log_p[begin - 1 : end - 1].sum()))
+    return totals
+
+
+def baseline_results(
+    run: Path, task_runs: Sequence[TaskRun], settings: dict[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """The n-gram model's results by task; none if the run's corpus is not here any more.
 
     They depend on the text and the questions, not on the run, so they are kept beside the runs, in
     RUNS/CORPUS-null[.limit-L].json, where the other sizes of a ladder find them.
-
-    Args:
-        run: the run folder, whose corpus is counted.
-        exams: what to ask. Of generation tasks, bits per byte of the right answers alone: counts
-            that see four pieces back write none.
-        tokenizer: the run's.
-        settings: what is asked and how.
     """
     corpus = corpus_of(run)
     if corpus is None:
         return {}
-    text = Path(read_config(run / "config.toml").corpus).name
-    path = run.parent / f"{record_name(f'{text}-null', settings)}.json"
+    name = Path(read_config(run / "config.toml").corpus).name
+    path = run.parent / f"{record_name(f'{name}-null', settings)}.json"
     settings = settings | {"order": ORDER, "corpus": corpus.fingerprint}
-    known = read_json(path) if path.exists() else {}
-    told = known["tasks"] if known.get("settings") == settings else {}
-    if missing := [exam for exam in exams if exam.key not in told]:
-        model = NGram(training_tokens(corpus), corpus.vocab_size, order(corpus.vocab_size))
-        for exam in missing:
-            told[exam.key] = null_line(model, tokenizer, exam)
-        write_json(path, {"settings": settings, "tasks": told})
-    return {exam.key: told[exam.key] for exam in exams}
+    stored = read_json(path) if path.exists() else {}
+    results = stored["tasks"] if stored.get("settings") == settings else {}
+    missing = [task_run for task_run in task_runs if task_run.key not in results]
+    if missing:
+        # The longest n-grams, up to 5, of which one fits into 64 bits.
+        order = min(ORDER, 64 // int(corpus.vocab_size - 1).bit_length())
+        model = NGram(training_tokens(corpus), corpus.vocab_size, order)
+        for task_run in missing:
+            results[task_run.key] = baseline_result(model, task_run)
+        write_json(path, {"settings": settings, "tasks": results})
+    return {task_run.key: results[task_run.key] for task_run in task_runs}
 
 
-def null_line(model: NGram, tokenizer: Tokenizer, exam: Exam) -> dict[str, Any]:
-    """What the n-gram model scores on one exam."""
-    if exam.task.kind == "generation":
-        gold = [encode(tokenizer, (p.prompt, p.completion)) for p in exam.questions]
-        nats = -sum(request_log_likelihoods(model, gold))
-        size = sum(map(scored_bytes, exam.questions))
-        return {"n": len(gold), "accuracy": None, "gold_bpb": nats / math.log(2) / size}
-    requests = exam.requests(tokenizer, exam.questions)
-    result = exam.summarize(
-        requests.rows(exam.key, request_log_likelihoods(model, requests.encoded))
-    )
+def baseline_result(model: NGram, task_run: TaskRun) -> dict[str, Any]:
+    """What the n-gram model scores on one task.
+
+    Where a model writes, bits per byte of the right answers alone: counts that see four pieces
+    back write none.
+    """
+    if task_run.task.kind == "generation":
+        problems = task_run.questions
+        encoded = [encode(task_run.tokenizer, (p.prompt, p.completion)) for p in problems]
+        bits = -sum(request_log_likelihoods(model, encoded)) / math.log(2)
+        size = sum(map(scored_bytes, problems))
+        return {"n": len(problems), "accuracy": None, "gold_bpb": bits / size}
+    requests = task_run.requests
+    values = request_log_likelihoods(model, requests.encoded)
+    result = task_run.summarize(requests.rows(task_run.key, values))
     return {key: result[key] for key in KEPT}
 
 
@@ -77,8 +160,3 @@ def corpus_of(run: Path) -> Corpus | None:
     except (MinillamaError, OSError):
         return None
     return corpus if same else None
-
-
-def order(vocab_size: int) -> int:
-    """The longest n-grams, up to 5, of which one fits into 64 bits."""
-    return min(ORDER, 64 // int(vocab_size - 1).bit_length())

@@ -37,16 +37,11 @@ INTERPRETER = (sys.executable, "-S", "-s", "-P", "-B", "-X", "utf8", str(SANDBOX
 class Limits:
     """What one program may use."""
 
-    cpu_seconds: int = 5
-    """Time on a processor; whole seconds, as the kernel counts."""
-    wall_seconds: float = 20.0
-    """Time on the clock: longer, since a busy machine lets a program wait."""
-    memory: int = 512 << 20
-    """Address space in bytes, the interpreter's own (about 100 MB) included."""
-    output: int = 64 << 10
-    """Bytes it may print."""
-    file_bytes: int = 0
-    """The largest file it may write (it can open none; this is a second lock)."""
+    cpu_seconds: int = 5  # time on a processor; whole seconds, as the kernel counts
+    wall_seconds: float = 20.0  # longer, since a busy machine lets a program wait
+    memory: int = 512 << 20  # address space in bytes, some 100 MB of the interpreter's included
+    output: int = 64 << 10  # bytes it may print
+    file_bytes: int = 0  # the largest file it may write; it can open none: a second lock
 
 
 DEFAULT = Limits()
@@ -56,21 +51,14 @@ DEFAULT = Limits()
 class Outcome:
     """What became of a program."""
 
-    passed: bool
-    """It ran to its last line, past all of its tests."""
-    reason: str
-    """"passed", "time", "output", or the last line it printed, which names the error."""
+    passed: bool  # it ran to its last line, past all of its tests
+    reason: str  # "passed", "time", "output", or the last line it printed, which names the error
 
 
 def run_program(parts: Sequence[str], limits: Limits = DEFAULT) -> Outcome:
-    """Run a program in the sandbox.
+    """Run sources one after the other in one module, the code and then its tests, in the sandbox.
 
-    Args:
-        parts: sources that run one after the other in one module: the code, then its tests.
-        limits: what it may use.
-
-    Raises:
-        ConfigError: this system cannot confine a program.
+    Raises ``ConfigError`` if this system cannot confine a program.
     """
     outcome, active = _run(parts, limits)
     if not active:
@@ -90,14 +78,12 @@ def run_programs(
     done: Callable[[], object] = lambda: None,
 ) -> list[Outcome]:
     """Run many programs, ``workers`` at a time (default: one for each processor)."""
-
-    def one(program: Sequence[str]) -> Outcome:
-        outcome = run_program(program, limits)
-        done()
-        return outcome
-
+    outcomes = []
     with ThreadPoolExecutor(workers or len(os.sched_getaffinity(0))) as pool:
-        return list(pool.map(one, programs))
+        for outcome in pool.map(lambda program: run_program(program, limits), programs):
+            outcomes.append(outcome)
+            done()
+    return outcomes
 
 
 @cache
@@ -113,6 +99,7 @@ def defenses() -> dict[str, bool]:
 
 
 def _run(parts: Sequence[str], limits: Limits) -> tuple[Outcome, dict[str, bool]]:
+    """What became of a program, and which defenses held."""
     if sys.platform != "linux":
         return Outcome(False, "no sandbox"), {}
     token = secrets.token_hex(16)
@@ -124,14 +111,14 @@ def _run(parts: Sequence[str], limits: Limits) -> tuple[Outcome, dict[str, bool]
         "memory": limits.memory,
         "file_bytes": limits.file_bytes,
     }
-    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as work:
-        work.write(json.dumps(job).encode())
-        work.seek(0)
+    with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile() as stdin:
+        stdin.write(json.dumps(job).encode())
+        stdin.seek(0)
         process = subprocess.Popen(
             INTERPRETER,
             cwd=folder,
             env={"HOME": folder, "TMPDIR": folder, "PYTHONHASHSEED": "0"},
-            stdin=work,
+            stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -143,41 +130,34 @@ def _run(parts: Sequence[str], limits: Limits) -> tuple[Outcome, dict[str, bool]
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
             process.stdout.close()
+
+    # The first line names the defenses; the token behind the last one is the proof of success.
     first, _, rest = output.partition(b"\n")
     active = json.loads(first) if first.startswith(b"{") else {}
     if stopped:
         return Outcome(False, stopped), active
     if active.get("seccomp") and rest.endswith(token.encode()):
         return Outcome(True, "passed"), active
-    return Outcome(False, _reason(rest, process.returncode)), active
+    lines = rest.decode("utf-8", "replace").split("\n")
+    printed = [line.strip() for line in lines if line.strip()]
+    reason = printed[-1] if printed else f"ended early, with status {process.returncode}"
+    return Outcome(False, reason[:200]), active
 
 
 def _listen(process: subprocess.Popen, limits: Limits) -> tuple[bytes, str]:
-    """What it printed, until it ended, or why it has to be ended."""
-    deadline, output = time.monotonic() + limits.wall_seconds, b""
-    pipe = process.stdout.fileno()
+    """What it printed until it ended, and why it has to be ended if it did not."""
+    deadline = time.monotonic() + limits.wall_seconds
+    output, pipe = b"", process.stdout.fileno()
     while (left := deadline - time.monotonic()) > 0:
-        if select.select([pipe], [], [], left)[0]:
-            block = os.read(pipe, 1 << 16)
-            output += block
-            if not block:
-                return output, _await(process, deadline)
-            if len(output) > limits.output:
-                return output, "output"
+        if not select.select([pipe], [], [], left)[0]:
+            break
+        block = os.read(pipe, 1 << 16)
+        output += block
+        if len(output) > limits.output:
+            return output, "output"
+        if not block:  # it closed its output; wait for its end
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(max(0.0, deadline - time.monotonic()))
+                return output, "time" if code in (-signal.SIGXCPU, -signal.SIGKILL) else ""
+            break
     return output, "time"
-
-
-def _await(process: subprocess.Popen, deadline: float) -> str:
-    """It closed its output; wait for its end."""
-    try:
-        code = process.wait(max(0.0, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        return "time"
-    return "time" if code in (-signal.SIGXCPU, -signal.SIGKILL) else ""
-
-
-def _reason(output: bytes, code: int) -> str:
-    """The last line, or how it ended."""
-    lines = output.decode("utf-8", "replace").split("\n")
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    return last[:200] or f"ended early, with status {code}"

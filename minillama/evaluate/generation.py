@@ -7,7 +7,7 @@ last of these moves long before a small model gets its first answer right.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,12 @@ from minillama.errors import ConfigError, DataError
 from minillama.evaluate.answers import majority, pass_at_k, zero_hit_bound
 from minillama.evaluate.execution import run_programs
 from minillama.evaluate.multiple_choice import encode, log_likelihoods
+from minillama.evaluate.scoring import DIGITS, Row, mean_and_error
 from minillama.evaluate.tasks import Problem, Task
-from minillama.inference.batch import generate_tokens
-from minillama.inference.decoder import Decoder
-from minillama.inference.sampling import Sampling
+from minillama.inference import Decoder, Sampling, generate_tokens
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
 
-Row = dict[str, Any]
 CHUNK = 64
 """Problems between two reports of progress."""
 PASS_AT = (1, 10, 80, 100)
@@ -78,10 +76,8 @@ def score_problems(
         new = gold_rows(model, tokenizer, part)
         # A program that will not be run need not be written.
         if task.program is None or settings.execute_code:
-            written = write(decoder, tokenizer, part, settings)
-            for row, answer in zip(new, written, strict=True):
-                row |= answer
-            judge(task, part, new)
+            write_answers(decoder, tokenizer, part, new, settings)
+            judge_answers(task, part, new)
         rows += new
         done(len(part))
     return rows
@@ -93,20 +89,21 @@ def gold_rows(model: Llama, tokenizer: Tokenizer, problems: Sequence[Problem]) -
     ``gold_truncated`` tokens of prompt and answer do not fit the model's context.
     """
     encoded = [encode(tokenizer, (problem.prompt, problem.completion)) for problem in problems]
+    rows = []
     values = log_likelihoods(model, encoded)
-    cut = [max(0, len(ids) - 1 - model.config.max_seq_len) for ids, _ in encoded]
-    return [
-        {
+    for problem, (ids, _), value in zip(problems, encoded, values, strict=True):
+        cut = max(0, len(ids) - 1 - model.config.max_seq_len)
+        row = {
             "id": problem.id,
             "group": problem.group,
-            "log_likelihood": round(value, 6),
+            "log_likelihood": round(value, DIGITS),
             "bytes": scored_bytes(problem),
-            "gold_truncated": lost,
-            "truncated": lost,  # more if the answer is written, which needs room
+            "gold_truncated": cut,
+            "truncated": cut,  # more if the answer is written, which needs room
             "score": None,
         }
-        for problem, lost, value in zip(problems, cut, values, strict=True)
-    ]
+        rows.append(row)
+    return rows
 
 
 def scored_bytes(problem: Problem) -> int:
@@ -115,68 +112,50 @@ def scored_bytes(problem: Problem) -> int:
     return len((blanks + problem.completion).encode())
 
 
-def write(
-    decoder: Decoder, tokenizer: Tokenizer, problems: Sequence[Problem], settings: Generation
-) -> Iterator[Row]:
-    """What the model writes for each problem: ``prompt_tokens``, ``truncated``, ``written``.
-
-    A prompt that leaves no room for the answer loses its beginning: ``truncated`` tokens of it.
-    """
-    prompts, cut = [], []
-    for problem in problems:
-        ids = tokenizer.encode(problem.prompt, bos=True)
-        room = decoder.config.max_seq_len - new_tokens(decoder, problem)
-        prompts.append(ids[-room:])
-        cut.append(max(0, len(ids) - room))
-    texts = sample(decoder, tokenizer, problems, prompts, settings)
-    for prompt, lost, written in zip(prompts, cut, texts, strict=True):
-        yield {"prompt_tokens": len(prompt) + lost, "truncated": lost, "written": written}
-
-
-def new_tokens(decoder: Decoder, problem: Problem) -> int:
-    """Tokens the answer may have: at most half of the context, so that a prompt is left."""
-    return min(problem.max_new_tokens, decoder.config.max_seq_len // 2)
-
-
-def sample(
+def write_answers(
     decoder: Decoder,
     tokenizer: Tokenizer,
     problems: Sequence[Problem],
-    prompts: Sequence[list[int]],
+    rows: list[Row],
     settings: Generation,
-) -> list[list[str]]:
-    """``samples`` texts for each problem, cut at its stop strings.
+) -> None:
+    """Fill in what the model writes: ``prompt_tokens``, ``truncated`` and ``written``.
 
+    A prompt that leaves no room for the answer loses its beginning: ``truncated`` tokens of it.
     Greedy answers are written side by side. Samples are drawn problem by problem, with a seed made
     of the problem's name: so they do not depend on which problems are asked besides.
     """
+    # Problems that share a batch: those whose answers end alike.
+    groups: dict[object, list[int]] = {}
+    for i, problem in enumerate(problems):
+        ends = (problem.stop, problem.max_new_tokens)
+        groups.setdefault(ends if settings.temperature == 0 else i, []).append(i)
+
     sampling = Sampling(settings.temperature, top_p=settings.top_p)
-    greedy = settings.temperature == 0
-    texts: list[list[str]] = [[] for _ in problems]
-    for numbers in same_rules(problems) if greedy else ([i] for i in range(len(problems))):
+    context = decoder.config.max_seq_len
+    for numbers in groups.values():
         first = problems[numbers[0]]
-        seed = f"{settings.seed} {first.id}".encode()
-        ids = generate_tokens(
+        new_tokens = min(first.max_new_tokens, context // 2)  # so that a prompt is left
+        room = context - new_tokens
+        prompts = []
+        for i in numbers:
+            ids = tokenizer.encode(problems[i].prompt, bos=True)
+            rows[i] |= {"prompt_tokens": len(ids), "truncated": max(0, len(ids) - room)}
+            prompts += [ids[-room:]] * settings.samples
+        name = f"{settings.seed} {first.id}".encode()
+        written = generate_tokens(
             decoder,
-            [prompts[i] for i in numbers for _ in range(settings.samples)],
+            prompts,
             sampling,
-            new_tokens(decoder, first),
-            seed=int.from_bytes(hashlib.sha256(seed).digest()[:8], "little"),
+            new_tokens,
+            seed=int.from_bytes(hashlib.sha256(name).digest()[:8], "little"),
             finished=stops(tokenizer, first.stop),
             batch_size=settings.batch_size,
         )
-        found = iter(cut_at(as_text(tokenizer, new), first.stop) for new in ids)
-        for i in numbers:
-            texts[i] = [next(found) for _ in range(settings.samples)]
-    return texts
-
-
-def same_rules(problems: Sequence[Problem]) -> list[list[int]]:
-    """The numbers of the problems, grouped by where their answers end."""
-    groups: dict[object, list[int]] = {}
-    for i, problem in enumerate(problems):
-        groups.setdefault((problem.stop, problem.max_new_tokens), []).append(i)
-    return list(groups.values())
+        texts = [cut_at(as_text(tokenizer, ids), first.stop) for ids in written]
+        for place, i in enumerate(numbers):
+            begin = place * settings.samples
+            rows[i]["written"] = texts[begin : begin + settings.samples]
 
 
 def stops(tokenizer: Tokenizer, stop: Sequence[str]) -> Callable[[int, list[int]], bool]:
@@ -195,27 +174,27 @@ def stops(tokenizer: Tokenizer, stop: Sequence[str]) -> Callable[[int, list[int]
 
 
 def as_text(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of ids that stand behind other text (so the space at the beginning is kept)."""
+    """The text of ids that stand behind other text: the space at the beginning is kept."""
     kept = ids[: ids.index(tokenizer.eos_id)] if tokenizer.eos_id in ids else ids
     return b"".join(tokenizer.piece_bytes[i] for i in kept).decode("utf-8", "replace")
 
 
 def cut_at(text: str, stop: Sequence[str]) -> str:
     """The text before the first of the stop strings."""
-    return text[: min((text.find(mark) for mark in stop if mark in text), default=len(text))]
+    places = [text.find(mark) for mark in stop if mark in text]
+    return text[: min(places, default=len(text))]
 
 
-def judge(task: Task, problems: Sequence[Problem], rows: list[Row]) -> None:
+def judge_answers(task: Task, problems: Sequence[Problem], rows: list[Row]) -> None:
     """Fill in ``scores`` of the texts, their mean ``score``, and what they were judged by.
 
-    ``answers`` are what was found in the texts; ``majority_score`` is the score of the answer that
-    most of them gave; ``reasons`` say what became of programs.
+    That is ``answers`` found in them and the score of the most frequent one, or ``reasons``, which
+    say what became of programs.
     """
     if task.program is not None:
-        programs = [
-            task.program(p, text) for p, row in zip(problems, rows, strict=True)
-            for text in row["written"]
-        ]  # fmt: skip
+        programs = []
+        for problem, row in zip(problems, rows, strict=True):
+            programs += [task.program(problem, text) for text in row["written"]]
         outcomes = iter(run_programs(programs))
     for problem, row in zip(problems, rows, strict=True):
         texts = row["written"]
@@ -226,49 +205,58 @@ def judge(task: Task, problems: Sequence[Problem], rows: list[Row]) -> None:
         else:
             row["scores"] = [task.grade(problem, text) for text in texts]
         if task.extract is not None:
-            row["answers"] = [task.extract(text) for text in texts]
-            chosen = majority(row["answers"])
-            place = row["answers"].index(chosen) if chosen is not None else 0
+            answers = [task.extract(text) for text in texts]
+            chosen = majority(answers)
+            place = 0 if chosen is None else answers.index(chosen)
+            row["answers"] = answers
             row["majority_score"] = row["scores"][place]
         row["score"] = sum(row["scores"]) / len(texts)
 
 
 def summarize(task: Task, rows: Sequence[Row]) -> dict[str, Any]:
-    """The results of a benchmark, from its rows alone.
+    """The results of a benchmark, from its rows alone; None where code was not run.
 
-    Returns:
-        ``n``, ``accuracy`` with ``se`` (None if code was not run), ``chance``, ``majority`` and
-        ``centered``, ``gold_bpb``, ``truncated`` (prompts), ``groups``, and where they apply
-        ``zero_hit_bound``, ``samples``, ``maj1@k`` and ``pass@k``.
-
-    Raises:
-        DataError: there are no rows.
+    Raises ``DataError`` if there are no rows.
     """
     if not rows:
         raise DataError(f"{task.name} has no problems", "fetch the data again")
-    result: dict[str, Any] = {"n": len(rows), "chance": 0.0, "majority": 0.0}
-    result |= _accuracy(rows) | {"gold_bpb": gold_bpb(rows)}
-    result["centered"] = result["accuracy"]
-    result["truncated"] = sum(row["truncated"] > 0 for row in rows)
-    result["gold_truncated"] = sum(row["gold_truncated"] > 0 for row in rows)
-    groups = dict.fromkeys(row["group"] for row in rows if row["group"])
-    parts = {name: [row for row in rows if row["group"] == name] for name in groups}
-    result["groups"] = {
-        name: {"n": len(part), "gold_bpb": gold_bpb(part)} | _accuracy(part)
-        for name, part in parts.items()
+    n = len(rows)
+    accuracy, se = accuracy_and_error(rows)
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        if row["group"]:
+            groups.setdefault(row["group"], []).append(row)
+    result: dict[str, Any] = {
+        "n": n,
+        "chance": 0.0,
+        "majority": 0.0,
+        "accuracy": accuracy,
+        "se": se,
+        "gold_bpb": gold_bpb(rows),
+        "centered": accuracy,
+        "truncated": sum(row["truncated"] > 0 for row in rows),
+        "gold_truncated": sum(row["gold_truncated"] > 0 for row in rows),
+        "groups": {},
     }
-    if result["accuracy"] is None:
+    for name, part in groups.items():
+        mean, error = accuracy_and_error(part)
+        group = {"n": len(part), "gold_bpb": gold_bpb(part), "accuracy": mean, "se": error}
+        result["groups"][name] = group
+    if accuracy is None:
         return result
-    result["samples"] = samples = len(rows[0]["written"])
-    if result["accuracy"] == 0:
-        result["zero_hit_bound"] = zero_hit_bound(len(rows))
+
+    # What only written answers have.
+    samples = len(rows[0]["written"])
+    result["samples"] = samples
+    if accuracy == 0:
+        result["zero_hit_bound"] = zero_hit_bound(n)
     if task.extract is not None and samples > 1:
-        result[f"maj1@{samples}"] = sum(row["majority_score"] for row in rows) / len(rows)
+        result[f"maj1@{samples}"] = sum(row["majority_score"] for row in rows) / n
     if task.program is not None:
         for k in PASS_AT:
             if k <= samples:
                 values = [pass_at_k(samples, int(sum(row["scores"])), k) for row in rows]
-                result[f"pass@{k}"] = sum(values) / len(rows)
+                result[f"pass@{k}"] = sum(values) / n
     return result
 
 
@@ -278,10 +266,7 @@ def gold_bpb(rows: Sequence[Row]) -> float:
     return nats / math.log(2) / sum(row["bytes"] for row in rows)
 
 
-def _accuracy(rows: Sequence[Row]) -> dict[str, float | None]:
-    if any(row["score"] is None for row in rows):
-        return {"accuracy": None, "se": None}
-    n = len(rows)
-    mean = sum(row["score"] for row in rows) / n
-    variance = sum((row["score"] - mean) ** 2 for row in rows) / max(1, n - 1)
-    return {"accuracy": mean, "se": math.sqrt(variance / n)}
+def accuracy_and_error(rows: Sequence[Row]) -> tuple[float | None, float | None]:
+    """The mean score and its standard error; None if code was not run."""
+    scores = [row["score"] for row in rows]
+    return (None, None) if None in scores else mean_and_error(scores)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 
 from minillama.errors import DataError
-from minillama.evaluate.packed import Bundle, score_rows
+from minillama.evaluate.packed import PackedRow, Window, score_rows
 from minillama.evaluate.scoring import Row, make_row
 from minillama.evaluate.tasks import ANSWER, Question
 from minillama.model import Llama
@@ -26,21 +26,6 @@ ABREAST = 16
 """Windows of a family in one row at most: attention's cost grows with the square of its length."""
 
 
-class Window:
-    """A stretch of a request that fits the model: what choices share, and what is their own.
-
-    Args:
-        request: number of the request.
-        ids: its ids, context first.
-        scored: how many of the last ids are predicted.
-    """
-
-    def __init__(self, request: int, ids: list[int], scored: int) -> None:
-        shared = (len(ids) - scored - 1) // BUCKET * BUCKET
-        self.request, self.scored = request, scored
-        self.prefix, self.rest = tuple(ids[:shared]), ids[shared:]
-
-
 def encode(tokenizer: Tokenizer, request: tuple[str, str]) -> tuple[list[int], int]:
     """The ids of context and completion, and where the completion begins.
 
@@ -52,7 +37,7 @@ def encode(tokenizer: Tokenizer, request: tuple[str, str]) -> tuple[list[int], i
     return ids, min(len(tokenizer.encode(context.rstrip(), bos=True)), len(ids) - 1)
 
 
-def windows(request: int, ids: list[int], start: int, length: int) -> list[Window]:
+def cut_request(request: int, ids: list[int], start: int, length: int) -> list[Window]:
     """Cut a request so that it fits a model of ``length`` positions.
 
     The completion ``ids[start:]`` is predicted from as much context as fits: what is too long loses
@@ -61,25 +46,31 @@ def windows(request: int, ids: list[int], start: int, length: int) -> list[Windo
     Returns:
         Windows of at most ``length + 1`` ids whose scored ids are ``ids[start:]``, each once.
     """
-    ends = [*range(start + length, len(ids), length), len(ids)]
-    begins = [start, *ends[:-1]]
-    return [
-        Window(request, ids[max(0, end - length - 1) : end], end - begin)
-        for begin, end in zip(begins, ends, strict=True)
-    ]
+    cut = []
+    for begin in range(start, len(ids), length):
+        end = min(begin + length, len(ids))
+        first = max(0, end - length - 1)
+        cut.append(Window(request, ids[first:end], scored=end - begin))
+    return cut
 
 
-def batches(cut: list[Window]) -> Iterator[list[Bundle]]:
+def truncated(ids: list[int], start: int, length: int) -> int:
+    """How many ids of a request's context a model of ``length`` positions cannot see."""
+    return max(0, min(len(ids), start + length) - length - 1)
+
+
+def packed_batches(windows: list[Window]) -> Iterator[list[PackedRow]]:
     """Batches of rows of like length; windows that begin alike share a row."""
     families: dict[object, list[Window]] = {}
-    for number, window in enumerate(cut):
-        families.setdefault(window.prefix or number, []).append(window)
+    for number, window in enumerate(windows):
+        context = len(window.ids) - window.scored - 1
+        prefix = tuple(window.ids[: context // BUCKET * BUCKET])
+        families.setdefault(prefix or number, []).append(window)
     rows = []
     for family in families.values():
         for start in range(0, len(family), ABREAST):
-            part = family[start : start + ABREAST]
-            rows.append(Bundle([([*w.prefix, *w.rest], w.scored, w.request) for w in part]))
-    batch: list[Bundle] = []
+            rows.append(PackedRow(family[start : start + ABREAST]))
+    batch: list[PackedRow] = []
     for row in sorted(rows, key=len):
         if batch and (len(batch) + 1) * len(row) > BATCH_TOKENS:
             yield batch
@@ -94,36 +85,37 @@ def log_likelihoods(
     requests: Sequence[tuple[list[int], int]],
     done: Callable[[int], object] = lambda windows: None,
 ) -> list[float]:
-    """log P(completion | context) of each request, in nats.
+    """log P(completion | context) in nats of each request, made by ``encode``.
 
-    Args:
-        model: the model, on any device.
-        requests: ids of context and completion, and where the completion begins (see ``encode``).
-        done: told how many windows each batch held, for a progress bar.
+    ``done`` is told how many windows each batch held, for a progress bar.
     """
-    return [value for value, _ in judgments(model, requests, done)]
+    return [value for value, _ in score_requests(model, requests, done)]
 
 
 @torch.inference_mode()
-def judgments(
+def score_requests(
     model: Llama,
     requests: Sequence[tuple[list[int], int]],
     done: Callable[[int], object] = lambda windows: None,
+    length: int | None = None,
 ) -> list[tuple[float, bool]]:
     """``log_likelihoods``, and whether each completion is what greedy decoding would write.
 
-    Raises:
-        DataError: the model's output is not finite.
+    ``length`` positions are used, by default all that the model has. Raises ``DataError`` if its
+    output is not finite.
     """
-    length = model.config.max_seq_len
-    cut = [w for i, (ids, start) in enumerate(requests) for w in windows(i, ids, start, length)]
-    totals, greedy = [0.0] * len(requests), [True] * len(requests)
-    for batch in batches(cut):
-        numbers = [number for row in batch for number in row.numbers]
-        for number, (value, likeliest) in zip(numbers, score_rows(model, batch), strict=True):
-            totals[number] += value
-            greedy[number] &= likeliest
-        done(len(numbers))
+    length = length or model.config.max_seq_len
+    windows = []
+    for number, (ids, start) in enumerate(requests):
+        windows += cut_request(number, ids, start, length)
+    totals = [0.0] * len(requests)
+    greedy = [True] * len(requests)
+    for batch in packed_batches(windows):
+        scored = [window for row in batch for window in row.windows]
+        for window, (value, likeliest) in zip(scored, score_rows(model, batch), strict=True):
+            totals[window.request] += value
+            greedy[window.request] &= likeliest
+        done(len(scored))
     if not all(map(math.isfinite, totals)):
         raise DataError("the model's output is not finite", "take an earlier checkpoint")
     return list(zip(totals, greedy, strict=True))
@@ -134,51 +126,41 @@ class Requests:
 
     Each choice is scored after its context. After a bare "Answer:" the right one is scored, for
     the context gain, and the others where the paper's rule needs them. A request that several
-    questions make (" yes" after "Answer:") is scored once.
-
-    Args:
-        tokenizer: the one that the model was trained with.
-        questions: what to ask.
-        bare: whether to score all choices after a bare "Answer:".
+    questions make (" yes" after "Answer:") is scored once. ``bare`` scores all choices after it.
     """
 
     def __init__(
         self, tokenizer: Tokenizer, questions: Sequence[Question], bare: bool = False
     ) -> None:
         self.questions = questions
+        self.numbers: list[list[tuple[int, int | None]]] = []
+        """For each choice of each question: the requests after its context and after "Answer:"."""
         number: dict[tuple[str, str], int] = {}
-        self.asked = [
-            [(number.setdefault(request, len(number)),
-              number.setdefault((ANSWER, request[1]), len(number))
-              if bare or i == question.answer else None)
-             for i, request in enumerate(question.requests)]
-            for question in questions
-        ]  # fmt: skip
+        for question in questions:
+            pairs = []
+            for i, request in enumerate(question.requests):
+                after_context = number.setdefault(request, len(number))
+                after_answer = None
+                if bare or i == question.answer:
+                    after_answer = number.setdefault((ANSWER, request[1]), len(number))
+                pairs.append((after_context, after_answer))
+            self.numbers.append(pairs)
         self.encoded = [encode(tokenizer, request) for request in number]
 
     def __len__(self) -> int:
         return len(self.encoded)
 
     def rows(self, key: str, values: Sequence[float], max_seq_len: int | None = None) -> list[Row]:
-        """A row for each question, from log P of each of ``encoded``.
+        """A row for each question, from log P in nats of each of ``encoded``.
 
-        Args:
-            key: the task's name in records.
-            values: log P of each request, in nats.
-            max_seq_len: the model's context; None if it has no bound.
+        ``key`` is the task's name in records; a model without ``max_seq_len`` has no bound.
         """
-        lost = [0 if max_seq_len is None else truncated(*r, max_seq_len) for r in self.encoded]
-        return [
-            make_row(
-                key, question,
-                [values[i] for i, _ in pairs],
-                [None if j is None else values[j] for _, j in pairs],
-                [lost[i] for i, _ in pairs],
-            )
-            for question, pairs in zip(self.questions, self.asked, strict=True)
-        ]  # fmt: skip
-
-
-def truncated(ids: list[int], start: int, length: int) -> int:
-    """How many ids of a request's context a model of ``length`` positions cannot see."""
-    return max(0, min(len(ids), start + length) - length - 1)
+        rows = []
+        for question, pairs in zip(self.questions, self.numbers, strict=True):
+            likelihoods = [values[i] for i, _ in pairs]
+            bare = [None if j is None else values[j] for _, j in pairs]
+            cut = [0] * len(pairs)
+            if max_seq_len is not None:
+                cut = [truncated(*self.encoded[i], max_seq_len) for i, _ in pairs]
+            rows.append(make_row(key, question, likelihoods, bare, cut))
+        return rows

@@ -52,16 +52,17 @@ NEW_NETWORK, NEW_USER, NEW_IPC = 0x40000000, 0x10000000, 0x08000000  # unshare(2
 SIGKILL, NOBODY = 9, 65534
 
 
-def limit(seconds: int, memory: int, file_bytes: int) -> None:
+def limit_resources(seconds: int, memory: int, file_bytes: int) -> None:
     """Limits that the kernel keeps, for root as well. CPU time in seconds, the others in bytes."""
-    for kind, most in (
-        (resource.RLIMIT_CPU, seconds),
-        (resource.RLIMIT_AS, memory),
-        (resource.RLIMIT_FSIZE, file_bytes),
-        (resource.RLIMIT_NPROC, 0),
-        (resource.RLIMIT_NOFILE, 16),
-        (resource.RLIMIT_CORE, 0),
-    ):
+    limits = {
+        resource.RLIMIT_CPU: seconds,
+        resource.RLIMIT_AS: memory,
+        resource.RLIMIT_FSIZE: file_bytes,
+        resource.RLIMIT_NPROC: 0,
+        resource.RLIMIT_NOFILE: 16,
+        resource.RLIMIT_CORE: 0,
+    }
+    for kind, most in limits.items():
         hard = resource.getrlimit(kind)[1]  # which none but root may raise
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(kind, (most, most))
@@ -72,8 +73,7 @@ def separate(libc: ctypes.CDLL) -> dict[str, bool]:
 
     Each only where the system permits it: root may do both, others at most the first.
     """
-    own = NEW_NETWORK | NEW_IPC
-    network = libc.unshare(own) == 0
+    network = libc.unshare(NEW_NETWORK | NEW_IPC) == 0
     root = os.getuid() == 0
     if root:
         with contextlib.suppress(OSError):
@@ -81,7 +81,9 @@ def separate(libc: ctypes.CDLL) -> dict[str, bool]:
             os.setgid(NOBODY)
             os.setuid(NOBODY)
             root = False
-    return {"network": network or libc.unshare(own | NEW_USER) == 0, "nobody": not root}
+    if not network:
+        network = libc.unshare(NEW_NETWORK | NEW_IPC | NEW_USER) == 0
+    return {"network": network, "nobody": not root}
 
 
 def seccomp_filter(machine: str) -> bytes:
@@ -90,10 +92,16 @@ def seccomp_filter(machine: str) -> bytes:
     numbers = sorted(row[column] for row in CALLS.values())
     load, equal, give = 0x20, 0x15, 0x06  # operations
     allow, refuse, kill = 0x7FFF0000, 0x00050000 | 1, 0x80000000  # answers; 1 is EPERM
-    steps = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, kill), (load, 0, 0, 0)]
+    steps = [
+        (load, 0, 0, 4),  # the machine that the call was made for
+        (equal, 1, 0, architecture),
+        (give, 0, 0, kill),
+        (load, 0, 0, 0),  # the number of the call
+    ]
     for i, number in enumerate(numbers):  # equal: jump over the rest, to the last step
         steps.append((equal, len(numbers) - i, 0, number))
-    steps += [(give, 0, 0, refuse), (give, 0, 0, allow)]
+    steps.append((give, 0, 0, refuse))
+    steps.append((give, 0, 0, allow))
     return b"".join(struct.pack("HBBI", *step) for step in steps)
 
 
@@ -103,9 +111,10 @@ def forbid(libc: ctypes.CDLL, machine: str) -> bool:
         return False
     code = ctypes.create_string_buffer(seccomp_filter(machine))
     program = struct.pack("HxxxxxxP", (len(code) - 1) // 8, ctypes.addressof(code))
-    arguments = (ctypes.c_ulong(2), ctypes.c_char_p(program), ctypes.c_ulong(0), ctypes.c_ulong(0))
-    ones = (ctypes.c_ulong(1), *[ctypes.c_ulong(0)] * 3)
-    return libc.prctl(NO_NEW_PRIVILEGES, *ones) == 0 and libc.prctl(SECCOMP, *arguments) == 0
+    none, one, filter_mode = (ctypes.c_ulong(value) for value in range(3))
+    if libc.prctl(NO_NEW_PRIVILEGES, one, none, none, none) != 0:
+        return False
+    return libc.prctl(SECCOMP, filter_mode, ctypes.c_char_p(program), none, none) == 0
 
 
 def lock(parent: int, seconds: int, memory: int, file_bytes: int) -> dict[str, bool]:
@@ -115,7 +124,7 @@ def lock(parent: int, seconds: int, memory: int, file_bytes: int) -> dict[str, b
     libc.prctl(PARENT_DEATH_SIGNAL, SIGKILL)  # after the change of account, which clears it
     if os.getppid() != parent:
         os._exit(1)
-    limit(seconds, memory, file_bytes)
+    limit_resources(seconds, memory, file_bytes)
     return active | {"limits": True, "seccomp": forbid(libc, platform.machine())}
 
 

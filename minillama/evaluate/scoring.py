@@ -27,11 +27,9 @@ from minillama.files import read_json, write_text
 
 Row = dict[str, Any]
 NORMALIZERS = ("none", "characters", "bytes", "answer")
-FORMAT = 2
-"""Raised when what a record holds changes, so that older ones are made again."""
+FORMAT = 2  # raised when what a record holds changes, so that older ones are made again
 DIGITS = 6
-"""Decimals of a stored log-likelihood. Results are made from the stored values, so that anybody who
-recounts them from the rows gets the same."""
+"""Decimals of a stored log-likelihood; whoever recounts results from the rows gets the same."""
 
 
 def make_row(
@@ -41,15 +39,7 @@ def make_row(
     bare: Sequence[float | None],
     truncated: Sequence[int],
 ) -> Row:
-    """What is stored of a question (see the top of this file).
-
-    Args:
-        key: the task's name in records.
-        question: what was asked.
-        likelihoods: log P(choice | context) of each choice, in nats.
-        bare: log P(choice | "Answer:"); None where it was not scored.
-        truncated: context tokens that did not fit.
-    """
+    """What is stored of a question: see the top of this file, where the arguments are named."""
     completions = [completion for _, completion in question.requests]
     choices = [completion.removeprefix(" ") for completion in completions]
     return {
@@ -88,16 +78,13 @@ def credit(values: Sequence[float], answer: int) -> float:
 
 def credits(rows: Sequence[Row], normalizer: str) -> list[float]:
     """The credit of each question; a generated answer carries its own ``score``."""
-    return [
-        row["score"] if "score" in row else credit(scores(row, normalizer), row["answer"])
-        for row in rows
-    ]
-
-
-def rules(rows: Sequence[Row]) -> tuple[str, ...]:
-    """The normalizers that can be worked out: ``answer`` needs every choice after "Answer:"."""
-    complete = all(None not in row["bare"] for row in rows)
-    return NORMALIZERS if complete else tuple(name for name in NORMALIZERS if name != "answer")
+    points = []
+    for row in rows:
+        if "score" in row:
+            points.append(row["score"])
+        else:
+            points.append(credit(scores(row, normalizer), row["answer"]))
+    return points
 
 
 def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
@@ -112,18 +99,6 @@ def bits_per_byte(rows: Sequence[Row], field: str = "log_likelihoods") -> float:
     return -nats / math.log(2) / sum(row["gold_bytes"] for row in rows)
 
 
-def correct_probability(values: Sequence[float], answer: int) -> float:
-    """The right choice's share if scores were log-probabilities; 1/k for a guesser."""
-    highest = max(values)
-    weights = [math.exp(value - highest) for value in values]
-    return weights[answer] / sum(weights)
-
-
-def margin(values: Sequence[float], answer: int) -> float:
-    """The right choice's score over the best wrong one's: above 0 where the choice is right."""
-    return values[answer] - max(value for i, value in enumerate(values) if i != answer)
-
-
 def summarize(rows: Sequence[Row], normalizer: str) -> dict[str, Any]:
     """The results of a multiple-choice benchmark.
 
@@ -134,28 +109,39 @@ def summarize(rows: Sequence[Row], normalizer: str) -> dict[str, Any]:
     Returns:
         ``n``, ``chance``, ``majority`` (always taking the place that is right most often),
         ``accuracy`` under the paper's normalizer with its standard error ``se``, ``centered`` (0 at
-        chance, 1 at the top), ``accuracies`` under every normalizer that was
-        scored, ``gold_bpb`` (bits per byte of the right answers), ``context_gain`` (the bits per
-        byte that the question saves: 0 for a model that ignores it), ``correct_probability``,
-        ``margin``, ``truncated`` (questions with a prompt that did not fit), and ``groups``.
+        chance, 1 at the top), ``accuracies`` under every normalizer that was scored, ``gold_bpb``
+        (bits per byte of the right answers), ``context_gain`` (the bits per byte that the question
+        saves), ``correct_probability`` (the right choice's share if scores were log-probabilities),
+        ``margin`` (its score over the best wrong one's), ``truncated`` (questions with a prompt
+        that did not fit), and ``groups``.
     """
     n = len(rows)
+    shares, margins, places = [], [], []
+    for row in rows:
+        values, answer = scores(row, normalizer), row["answer"]
+        weights = [math.exp(value - max(values)) for value in values]
+        shares.append(weights[answer] / sum(weights))
+        best_wrong = max(value for i, value in enumerate(values) if i != answer)
+        margins.append(values[answer] - best_wrong)
+        places.append(answer)
     chance = sum(1 / len(row["characters"]) for row in rows) / n
-    ranked = [(scores(row, normalizer), row["answer"]) for row in rows]
-    accuracy, se = mean_and_error([credit(*each) for each in ranked])
+    accuracy, se = mean_and_error(credits(rows, normalizer))
+    # The answer rule needs every choice after "Answer:".
+    complete = all(None not in row["bare"] for row in rows)
+    rules = [name for name in NORMALIZERS if complete or name != "answer"]
     return {
         "n": n,
         "normalizer": normalizer,
         "chance": chance,
-        "majority": Counter(row["answer"] for row in rows).most_common(1)[0][1] / n,
+        "majority": Counter(places).most_common(1)[0][1] / n,
         "accuracy": accuracy,
         "se": se,
         "centered": (accuracy - chance) / (1 - chance),
-        "accuracies": {name: sum(credits(rows, name)) / n for name in rules(rows)},
+        "accuracies": {name: sum(credits(rows, name)) / n for name in rules},
         "gold_bpb": bits_per_byte(rows),
         "context_gain": bits_per_byte(rows, "bare") - bits_per_byte(rows),
-        "correct_probability": sum(correct_probability(*each) for each in ranked) / n,
-        "margin": sum(margin(*each) for each in ranked) / n,
+        "correct_probability": sum(shares) / n,
+        "margin": sum(margins) / n,
         "truncated": sum(any(row["truncated"]) for row in rows),
         "groups": by_group(rows, normalizer),
     }
@@ -163,14 +149,16 @@ def summarize(rows: Sequence[Row], normalizer: str) -> dict[str, Any]:
 
 def by_group(rows: Sequence[Row], normalizer: str) -> dict[str, dict[str, float]]:
     """Accuracy and n of each group; questions of ``STEM/astronomy`` also count to ``STEM``."""
-    parts: dict[str, list[float]] = {}
-    for row, point in zip(rows, credits(rows, normalizer), strict=True):
-        for name in {row["group"], row["group"].split("/")[0]} - {""}:
-            parts.setdefault(name, []).append(point)
-    return {
-        name: {"n": len(points), "accuracy": sum(points) / len(points)}
-        for name, points in sorted(parts.items())
-    }
+    members: dict[str, list[Row]] = {}
+    for row in rows:
+        whole, group = row["group"].split("/")[0], row["group"]
+        for name in {whole, group} - {""}:
+            members.setdefault(name, []).append(row)
+    groups = {}
+    for name, part in sorted(members.items()):
+        accuracy = sum(credits(part, normalizer)) / len(part)
+        groups[name] = {"n": len(part), "accuracy": accuracy}
+    return groups
 
 
 def paired_bootstrap(
@@ -183,23 +171,17 @@ def paired_bootstrap(
 
     Args:
         first, second: one number for each question, such as ``credits``.
-        samples: number of draws.
-        seed: of the draws.
 
     Returns:
         ``difference`` of the means, the bounds ``low`` and ``high`` of its 95% interval, and
         ``p_not_better``: the share of draws in which the second is not better.
-
-    Raises:
-        DataError: the two were not asked the same number of questions, or none.
     """
-    if len(first) != len(second) or not len(first):
-        raise DataError(
-            f"{len(first)} and {len(second)} questions cannot be paired", "ask both the same"
-        )
+    n = len(first)
+    if n != len(second) or n == 0:
+        raise DataError(f"{n} and {len(second)} questions cannot be paired", "ask both the same")
     gap = np.asarray(second, dtype=np.float64) - np.asarray(first, dtype=np.float64)
     rng = np.random.default_rng(seed)
-    means = np.array([gap[rng.integers(len(gap), size=len(gap))].mean() for _ in range(samples)])
+    means = np.array([gap[rng.integers(n, size=n)].mean() for _ in range(samples)])
     low, high = np.quantile(means, [0.025, 0.975])
     return {
         "difference": float(gap.mean()),
@@ -210,33 +192,28 @@ def paired_bootstrap(
 
 
 def compare(first: Path, second: Path, samples: int = 10_000) -> dict[str, dict[str, float]]:
-    """``paired_bootstrap`` of two checkpoints on each task that both were asked and scored in.
-
-    Args:
-        first, second: the .jsonl of two evaluations.
-        samples: number of draws.
-
-    Raises:
-        DataError: a file is missing or damaged, or the questions are not the same.
-    """
-    mine, theirs = read_rows(first), read_rows(second)
-    told = {}
-    for key in [key for key in mine if key in theirs]:
-        if [row["id"] for row in mine[key]] != [row["id"] for row in theirs[key]]:
-            raise DataError(
-                f"{first} and {second} differ in the questions of {key}", "ask both the same"
-            )
-        if any(row.get("score", 0) is None for row in (*mine[key], *theirs[key])):
+    """``paired_bootstrap`` of two .jsonl of evaluations on each task that both were scored in."""
+    rows, other_rows = read_rows(first), read_rows(second)
+    results = {}
+    for key in rows:
+        if key not in other_rows:
+            continue
+        one, other = rows[key], other_rows[key]
+        if [row["id"] for row in one] != [row["id"] for row in other]:
+            what = f"{first} and {second} differ in the questions of {key}"
+            raise DataError(what, "ask both the same")
+        if any(row.get("score", 0) is None for row in (*one, *other)):
             continue  # programs that were not run
         rule = TASKS[key.split("-")[0]].normalizer
-        told[key] = paired_bootstrap(credits(mine[key], rule), credits(theirs[key], rule), samples)
-    return told
+        results[key] = paired_bootstrap(credits(one, rule), credits(other, rule), samples)
+    return results
 
 
 def record_name(what: str, settings: dict[str, Any]) -> str:
     """The name of a record, without its ending: of what, in which style, on how many questions."""
     style = "" if settings["style"] == "llama" else f".{settings['style']}"
-    return f"{what}{style}" + ("" if settings["limit"] is None else f".limit-{settings['limit']}")
+    limit = "" if settings["limit"] is None else f".limit-{settings['limit']}"
+    return f"{what}{style}{limit}"
 
 
 def read_record(path: Path) -> dict[str, Any]:
@@ -244,9 +221,8 @@ def read_record(path: Path) -> dict[str, Any]:
     record = read_json(path)
     settings = record.get("settings") if isinstance(record, dict) else None
     if not isinstance(settings, dict) or settings.get("format") != FORMAT:
-        raise DataError(
-            f"{path} was not written by this version of minillama", "delete it and evaluate again"
-        )
+        what = f"{path} was not written by this version of minillama"
+        raise DataError(what, "delete it and evaluate again")
     return record
 
 

@@ -1,8 +1,8 @@
-"""An exam: a benchmark, the number of solved examples that are shown, and the questions asked."""
+"""A benchmark as one model is asked it: its requests, a row for each question, and the results."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from minillama.errors import ConfigError, DataError
@@ -10,125 +10,129 @@ from minillama.evaluate import generation
 from minillama.evaluate.generation import Generation
 from minillama.evaluate.multiple_choice import Requests, log_likelihoods
 from minillama.evaluate.scoring import Row, summarize
-from minillama.evaluate.tasks import AbsentData, Problem, Question, Task, find_tasks, load_questions
+from minillama.evaluate.tasks import AbsentData, Library, Task, find_tasks, load_questions
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, eq=False)
-class Exam:
-    """A benchmark as it is asked."""
+class TaskRun:
+    """A benchmark, the number of solved examples that are shown, and the questions."""
 
     task: Task
     shots: int
-    questions: Sequence[Question] | Sequence[Problem]
-    writing: Generation
-    """How the model writes, where it does."""
+    questions: Sequence[Any]  # Question or Problem
+    tokenizer: Tokenizer
+    generation: Generation
 
     @property
     def key(self) -> str:
         """Its name in records."""
         return self.task.key(self.shots)
 
-    def share(self, tokenizer: Tokenizer, rank: int, size: int) -> "Ranked | Written":
+    def share(self, rank: int, size: int) -> "TaskRun":
         """Every ``size``-th question from number ``rank`` on: what one process answers."""
-        kind = Written if self.task.kind == "generation" else Ranked
-        return kind(self, tokenizer, self.questions[rank::size])
+        return self if size == 1 else replace(self, questions=self.questions[rank::size])
 
-    def requests(self, tokenizer: Tokenizer, questions: Sequence[Question]) -> Requests:
-        """What is scored of these questions: all that the paper's rule for the task needs."""
-        return Requests(tokenizer, questions, bare=self.task.normalizer == "answer")
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What a record says of how it was asked."""
+        return {"shots": self.shots, "split": self.task.split}
 
     def is_done(self, results: dict[str, Any]) -> bool:
-        """Whether a record's results hold this exam, asked in the same way."""
-        told = results.get(self.key)
-        if told is None or self.task.kind != "generation":
-            return told is not None
-        return told["generation"] == asdict(self.writing)
-
-    def summarize(self, rows: Sequence[Row]) -> dict[str, Any]:
-        """The results that a record holds."""
-        told = {"shots": self.shots, "split": self.task.split}
-        if self.task.kind == "generation":
-            told |= {"generation": asdict(self.writing)}
-            return told | generation.summarize(self.task, rows)
-        return told | summarize(rows, self.task.normalizer)
-
-
-class Ranked:
-    """Multiple-choice questions that one process answers, encoded once for all checkpoints."""
-
-    def __init__(self, exam: Exam, tokenizer: Tokenizer, questions: Sequence[Question]) -> None:
-        self.exam = exam
-        self.requests = exam.requests(tokenizer, questions)
+        """Whether a record's results hold this task, asked in the same way."""
+        result = results.get(self.key)
+        return result is not None and result.items() >= self.asked.items()
 
     def __len__(self) -> int:
-        """How often ``done`` is told of one more, for a progress bar."""
+        """How often ``done`` of ``score`` is told of one more, for a progress bar."""
+        return len(self.questions)
+
+
+class MultipleChoiceRun(TaskRun):
+    """A benchmark whose choices are ranked."""
+
+    @cached_property
+    def requests(self) -> Requests:
+        """What is scored, encoded once for all checkpoints."""
+        return Requests(self.tokenizer, self.questions, bare=self.task.normalizer == "answer")
+
+    def __len__(self) -> int:
         return len(self.requests)
 
     def score(self, model: Llama, done: Callable[[int], object]) -> list[Row]:
-        """A row for each question, and ``done`` is told how many requests were scored."""
+        """A row for each question; ``done`` is told how many requests were scored."""
         values = log_likelihoods(model, self.requests.encoded, done)
-        return self.requests.rows(self.exam.key, values, model.config.max_seq_len)
+        return self.requests.rows(self.key, values, model.config.max_seq_len)
+
+    def summarize(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """The results that a record holds."""
+        return self.asked | summarize(rows, self.task.normalizer)
 
 
-class Written:
-    """Problems to which one process lets the model write the answer."""
+class GenerationRun(TaskRun):
+    """A benchmark whose answers the model writes."""
 
-    def __init__(self, exam: Exam, tokenizer: Tokenizer, problems: Sequence[Problem]) -> None:
-        self.exam, self.tokenizer, self.problems = exam, tokenizer, problems
-
-    def __len__(self) -> int:
-        """How often ``done`` is told of one more."""
-        return len(self.problems)
+    @property
+    def asked(self) -> dict[str, Any]:
+        """What a record says of how it was asked and written."""
+        return super().asked | {"generation": asdict(self.generation)}
 
     def score(self, model: Llama, done: Callable[[int], object]) -> list[Row]:
-        """A row for each problem."""
-        rows = generation.score_problems(
-            model, self.tokenizer, self.exam.task, self.problems, self.exam.writing, done
-        )
-        return [{"task": self.exam.key} | row for row in rows]
+        """A row for each problem; ``done`` is told how many were answered."""
+        asked = (self.tokenizer, self.task, self.questions, self.generation)
+        rows = generation.score_problems(model, *asked, done)
+        return [{"task": self.key} | row for row in rows]
+
+    def summarize(self, rows: Sequence[Row]) -> dict[str, Any]:
+        """The results that a record holds."""
+        return self.asked | generation.summarize(self.task, rows)
 
 
-def choose_exams(
-    names: Sequence[str], shots: Sequence[int], style: str, limit: int | None,
-    writing: Generation, sources: Path, downloads: Path,
-) -> tuple[list[Exam], dict[str, str]]:  # fmt: skip
-    """The exams that names of tasks and groups stand for.
+def choose_task_runs(
+    names: Sequence[str],
+    library: Library,
+    tokenizer: Tokenizer,
+    shots: Sequence[int] = (),
+    style: str = "llama",
+    limit: int | None = None,
+    generation: Generation = Generation(),  # noqa: B008
+) -> tuple[list[TaskRun], dict[str, str]]:
+    """What names of tasks and groups stand for.
 
     Args:
-        names: as in ``find_tasks``.
+        names, library, style, limit: as in ``find_tasks`` and ``load_questions``.
+        tokenizer: the model's.
         shots: numbers of solved examples; a task is asked with those of them that it offers, or
             with its usual number if it offers none.
-        style: of the prompts.
-        limit: at most so many questions of each.
-        writing: how the model writes, where it does.
-        sources: the list of packages.
-        downloads: where they are.
+        generation: how the model writes, where it does.
 
     Returns:
-        The exams, and the tasks whose data is not here, with the reason.
+        The task runs, and the tasks whose data is not here, with the reason.
 
     Raises:
         ConfigError: an unknown name, no name, or a number of examples that no task offers.
-        DataError: data is damaged or empty, or no exam is left.
+        DataError: data is damaged or empty, or no task is left.
     """
     tasks = find_tasks(names)
+    if not tasks:
+        raise ConfigError("no task is named", "name at least one")
     offered = {number for task in tasks for number in task.shots}
-    if not tasks or set(shots) - offered:
-        what = f"no task offers shots = {sorted(set(shots) - offered)}"
-        mend = f"choose from {sorted(offered)}"
-        raise ConfigError(*((what, mend) if tasks else ("no task is named", "name at least one")))
-    exams, absent = [], {}
+    unknown = sorted(set(shots) - offered)
+    if unknown:
+        raise ConfigError(f"no task offers shots = {unknown}", f"choose from {sorted(offered)}")
+    runs, absent = [], {}
     for task in tasks:
+        kind = GenerationRun if task.kind == "generation" else MultipleChoiceRun
+        numbers = [number for number in dict.fromkeys(shots) if number in task.shots]
         try:
-            for number in [n for n in dict.fromkeys(shots) if n in task.shots] or task.shots[:1]:
-                questions = load_questions(task, limit, sources, downloads, style, number)
+            for number in numbers or task.shots[:1]:
+                questions = load_questions(task, library, limit, style, number)
                 if not questions:
-                    raise DataError(f"{task.name} has no questions in {downloads}", "fetch it anew")
-                exams.append(Exam(task, number, questions, writing))
+                    raise DataError(f"{task.name} has no questions", "fetch its data anew")
+                runs.append(kind(task, number, questions, tokenizer, generation))
         except AbsentData as error:
             absent[task.name] = str(error)
             if len(absent) == len(tasks):
                 raise
-    return exams, absent
+    return runs, absent

@@ -8,27 +8,25 @@ training tokens, and against validation perplexity, with Spearman's rank correla
 """
 
 import math
+import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from scipy import stats
 
 from minillama.errors import DataError
 from minillama.evaluate.answers import zero_hit_bound
+from minillama.evaluate.scoring import read_record
 from minillama.evaluate.tasks import TASKS
-from minillama.figures.runs import Run
-from minillama.figures.style import key, one_unit
-from minillama.train.config import read_config
-from minillama.train.log import read_metrics
+from minillama.figures.runs import Row, Rows, Run, Runs, find_variants
+from minillama.figures.style import add_legend, one_unit
+from minillama.tables import text_table
 
-PANELS = ("triviaqa", "hellaswag", "natural_questions", "socialiqa", "winogrande", "piqa")
-"""In the paper's order."""
 REMARKS = {
     "triviaqa": "follows perplexity",
     "hellaswag": "follows perplexity",
@@ -37,15 +35,38 @@ REMARKS = {
     "winogrande": "33B and 65B alike",
     "piqa": "follows perplexity",
 }
-"""What the paper says of each (Section 3.7)."""
+"""What the paper says of each benchmark (Section 3.7)."""
+PANELS = tuple(REMARKS)
+"""In the paper's order."""
 METRICS = {"accuracy": "Paper's metric (%)", "gold_bpb": "Right answers (bits per byte)"}
 NOTE = (
     "Gray: where 95% of guessing models fall. Dashes: chance. Dots: a 5-gram model of the same "
-    "text. Bars: one standard error.{band}"
+    "text. Bars: one standard error."
 )
-BAND = " Shaded: the range of {count} seeds of {name}."
+SCALE = {"accuracy": 100, "gold_bpb": 1}
 RESAMPLES = 2000
-Row = dict[str, Any]
+RHO, SIGNED_RHO = "{rho:.2f} [{low:.2f}, {high:.2f}]", "{rho:+.2f} [{low:+.2f}, {high:+.2f}]"
+Correlation = dict[str, float | int]
+Correlations = dict[str, dict[str, Correlation | None]]
+Questions = tuple[str, int | None]
+"""The style of the prompts, and the limit on the number of questions."""
+
+
+def read_evaluations(run: Run) -> Rows:
+    """What ``minillama evaluate`` has written, with whatever limit, in step order.
+
+    Left out is what was measured on an earlier training in the same folder: its loss is another,
+    by more than the rounding by which two machines differ.
+    """
+    logged = {line["step"]: line.get("valid_loss") for line in run.metrics}
+    records = []
+    for path in sorted(run.folder.glob("evaluations/step-*.json")):
+        record = read_record(path)
+        first, second = logged.get(record["step"], math.nan), record["valid_loss"]
+        unmeasured = first is None and second is None
+        if unmeasured or math.isclose(first or 0, second or 0, rel_tol=1e-6):
+            records.append(record)
+    return records
 
 
 def seeds_of(run: Run, *folders: Path) -> list[Run]:
@@ -55,169 +76,201 @@ def seeds_of(run: Run, *folders: Path) -> list[Run]:
         run: the one that the figure draws.
         folders: where to look, such as the runs at hand and the published ones.
     """
-    found: dict[int, Run] = {}
-    for folder in folders:
-        for path in sorted(folder.glob(f"{run.folder.name}-seed*")):
-            if not (path / "config.toml").exists() or not (path / "metrics.jsonl").exists():
-                continue
-            config = read_config(path / "config.toml")
-            same = replace(config, seed=run.config.seed, name=run.config.name, runs=run.config.runs,
-                           threads=run.config.threads, corpus=run.config.corpus)  # fmt: skip
-            if same == run.config and config.seed != run.config.seed:
-                found.setdefault(config.seed, Run(run.rung, path, config, read_metrics(path)))
-    return list(found.values())
+    free = dict.fromkeys(("seed", "name", "runs", "threads", "corpus"))
+    found = {run.config.seed: run}
+    for other in find_variants(run, folders):
+        same = vars(other.config) | free == vars(run.config) | free
+        is_seed = other.folder.name.startswith(f"{run.folder.name}-seed")
+        if is_seed and same:
+            found.setdefault(other.config.seed, other)
+    return list(found.values())[1:]
 
 
-def asked(record: Row) -> tuple[str, int | None]:
-    """How a checkpoint was examined: the style of the prompts, and the limit on the questions."""
+def questions_of(record: Row) -> Questions:
+    """How a checkpoint was examined."""
     return record["settings"]["style"], record["settings"]["limit"]
 
 
-def common_questions(runs: Sequence[Run]) -> tuple[str, int | None] | None:
+def common_questions(runs: Runs) -> Questions | None:
     """The style and limit that Figure 2 draws.
 
     Those that most runs share; of those, the ones with the most checkpoints; then the most
     questions.
     """
-    counts = [Counter(map(asked, run.evaluations)) for run in runs]
+    sharing, checkpoints = Counter(), Counter()
+    for run in runs:
+        count = Counter(map(questions_of, read_evaluations(run)))
+        sharing.update(count.keys())
+        checkpoints.update(count)
 
-    def rank(how: tuple[str, int | None]) -> tuple[int, int, float]:
-        shared = [count[how] for count in counts if how in count]
-        return len(shared), sum(shared), math.inf if how[1] is None else how[1]
+    def rank(questions: Questions) -> tuple:
+        style, limit = questions
+        return sharing[questions], checkpoints[questions], limit or math.inf, style
 
-    return max(sorted(set().union(*counts), key=str), key=rank, default=None)
+    return max(checkpoints, key=rank, default=None)
 
 
-def benchmark_rows(run: Run, how: tuple[str, int | None] | None) -> list[Row]:
+def benchmark_rows(run: Run, questions: Questions | None) -> Rows:
     """What Figure 2 draws of a run: a row for each benchmark and checkpoint examined so."""
-    return [
-        {"run": run.folder.name, "seed": run.config.seed,
-         "parameters": run.config.model.num_parameters(), "step": record["step"],
-         "tokens": record["tokens"], "perplexity": record["perplexity"], "task": name,
-         "style": record["settings"]["style"],
-         **{field: result[field] for field in ("n", "accuracy", "se", "chance", "majority")},
-         "gold_bpb": result["gold_bpb"],
-         "null_accuracy": (result.get("null") or {}).get("accuracy"),
-         "null_gold_bpb": (result.get("null") or {}).get("gold_bpb")}
-        for record in run.evaluations
-        if asked(record) == how
-        for name in PANELS
-        if (result := record["tasks"].get(name)) is not None
-    ]  # fmt: skip
+    copied = ("n", "accuracy", "se", "chance", "majority", "gold_bpb")
+    rows = []
+    for record in read_evaluations(run):
+        if questions_of(record) != questions:
+            continue
+        for task in PANELS:
+            result = record["tasks"].get(task)
+            if result is None:
+                continue
+            row = {
+                "run": run.folder.name,
+                "seed": run.config.seed,
+                "parameters": run.config.model.num_parameters(),
+                "step": record["step"],
+                "tokens": record["tokens"],
+                "perplexity": record["perplexity"],
+                "task": task,
+                "style": record["settings"]["style"],
+            }
+            null = result.get("null") or {}
+            row |= {name: result[name] for name in copied}
+            row |= {f"null_{metric}": null.get(metric) for metric in METRICS}
+            rows.append(row)
+    return rows
 
 
-def collect(runs: Sequence[Run], seeds: Sequence[Run] = ()) -> list[Row]:
+def collect(runs: Runs, seeds: Runs = ()) -> Rows:
     """All rows, of the four runs and of further seeds. Raises ``DataError`` if there are none."""
-    how = common_questions(runs)
-    rows = [row for run in runs for row in benchmark_rows(run, how)]
-    if not rows:
-        commands = ", ".join(f"`minillama evaluate {run.folder} --checkpoints all`" for run in runs)
-        raise DataError("no run has been evaluated, so there is no Figure 2", f"run {commands}")
-    return rows + [row for run in seeds for row in benchmark_rows(run, how)]
+    questions = common_questions(runs)
+    if questions is None:
+        commands = [f"`minillama evaluate {run.folder} --checkpoints all`" for run in runs]
+        what = "no run has been evaluated, so there is no Figure 2"
+        raise DataError(what, f"run {', '.join(commands)}")
+    rows = []
+    for run in (*runs, *seeds):
+        rows += benchmark_rows(run, questions)
+    return rows
 
 
-def benchmarks(runs: Sequence[Run], rows: Sequence[Row], x: str = "tokens") -> Figure:
+def draw_benchmarks_figure(runs: Runs, rows: Rows, x: str = "tokens") -> Figure:
     """Figure 2 over ``tokens`` or ``perplexity``; ``rows`` are those of ``collect``."""
-    names = [name for name in PANELS if any(row["task"] == name for row in rows)]
-    drawn = {run.folder.name for run in runs}
-    seeds = {row["seed"] for row in rows if row["run"] not in drawn}
-    figure = Figure(figsize=(max(4.6, 2.3 * len(names)), 5.6), layout="constrained")
-    grid = figure.subplots(2, len(names), squeeze=False, sharex="col")
-    for (upper, lower), name in zip(grid.T, names, strict=True):
-        mine = [row for row in rows if row["task"] == name]
-        upper.set_title(TASKS[name].label + ("\n" if x == "perplexity" else ""))  # room for rho
-        for axes, metric in ((upper, "accuracy"), (lower, "gold_bpb")):
-            draw_references(axes, mine, metric)
-            draw_band(axes, runs[0], mine, x, metric)
-            draw_runs(axes, runs, mine, x, metric)
-            if x == "perplexity":
-                label_correlation(axes, correlation([r for r in mine if r["run"] in drawn], metric))
-        label_zero_hits(upper, mine)
-        scale_x(lower, mine, x)
+    found = {row["task"] for row in rows}
+    tasks = [task for task in PANELS if task in found]
+    figure = Figure(figsize=(max(4.6, 2.3 * len(tasks)), 5.6), layout="constrained")
+    grid = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
+    for column, task in enumerate(tasks):
+        draw_task(grid[:, column], runs, [row for row in rows if row["task"] == task], x)
     for axes, text in zip(grid[:, 0], METRICS.values(), strict=True):
         axes.set_ylabel(text)
-    band = BAND.format(count=len(seeds) + 1, name=runs[0].folder.name) if seeds else ""
-    figure.supxlabel(NOTE.format(band=band), fontsize=9, color="#555555")
+    # The note below, and the names of the runs above.
+    names = {run.folder.name for run in runs}
+    seeds = {row["seed"] for row in rows if row["run"] not in names}
+    note = NOTE
+    if seeds:
+        note += f" Shaded: the range of {len(seeds) + 1} seeds of {runs[0].folder.name}."
+    figure.supxlabel(note, fontsize=9, color="#555555")
     figure.align_ylabels(grid[:, 0])
-    narrow = len(names) < 3 or sum(len(run.label) for run in runs) > 24 * len(names)
-    key(figure, runs, columns=2 if narrow else 4)
+    letters = sum(len(run.label) for run in runs)
+    narrow = len(tasks) < 3 or letters > 24 * len(tasks)
+    add_legend(figure, runs, columns=2 if narrow else 4)
     return figure
 
 
-def points(rows: Sequence[Row], run: str, x: str) -> list[Row]:
-    """The rows of one run that have an x, in the order of training."""
-    mine = [row for row in rows if row["run"] == run and row[x] is not None]
-    return sorted(mine, key=lambda row: row["step"])
+def draw_task(panels: Sequence[Axes], runs: Runs, rows: Rows, x: str) -> None:
+    """One benchmark: the paper's metric above, the bits per byte below."""
+    upper, lower = panels
+    title = TASKS[rows[0]["task"]].label
+    upper.set_title(title + ("\n" if x == "perplexity" else ""))  # leaves room for rho
+    for axes, metric in zip(panels, METRICS, strict=True):
+        draw_references(axes, rows[-1], metric)
+        draw_band(axes, runs, rows, x, metric)
+        for run in runs:
+            draw_run(axes, run, rows, x, metric)
+        if x == "perplexity":
+            found = correlation(of_runs(rows, runs), metric)
+            text = "flat" if found is None else "ρ = " + RHO.format(**found)
+            look = {"ha": "right", "va": "bottom", "fontsize": 9, "color": "#555555"}
+            text = text.replace("-", "\N{MINUS SIGN}")
+            axes.text(1, 1.0, text, transform=axes.transAxes, **look)
+    # Where no answer was ever right, what that rules out.
+    if not any(row["accuracy"] for row in rows):
+        n = rows[-1]["n"]
+        text = f"0 of {n:,} right:\nbelow {100 * zero_hit_bound(n):.2g}%\n(95% sure)"
+        upper.set_ylim(-0.5, 10)
+        place = {"transform": upper.transAxes, "ha": "center", "va": "center"}
+        upper.text(0.5, 0.5, text, color="#555555", **place)
+    scale_x(lower, rows, x)
 
 
-def draw_runs(axes: Axes, runs: Sequence[Run], rows: Sequence[Row], x: str, metric: str) -> None:
-    """A line for each size, and at its end one standard error."""
-    scale = 100 if metric == "accuracy" else 1
-    for run in runs:
-        mine = points(rows, run.folder.name, x)
-        if not mine:
-            continue
-        xs, ys = [row[x] for row in mine], [scale * row[metric] for row in mine]
-        axes.plot(xs, ys, **run.style, linewidth=1.2, markersize=3.6, markeredgecolor="white",
-                  markeredgewidth=0.4)  # fmt: skip
-        if metric == "accuracy":
-            axes.errorbar(xs[-1], ys[-1], scale * mine[-1]["se"], color=run.style["color"],
-                          capsize=2, linewidth=0.9)  # fmt: skip
+def of_runs(rows: Rows, runs: Runs) -> Rows:
+    """The rows of the four runs, without further seeds."""
+    names = {run.folder.name for run in runs}
+    return [row for row in rows if row["run"] in names]
 
 
-def draw_band(axes: Axes, smallest: Run, rows: Sequence[Row], x: str, metric: str) -> None:
+def read_curve(rows: Rows, run: str, x: str, metric: str) -> np.ndarray:
+    """A run's steps, x, y as drawn (accuracy in percent) and standard errors, in step order."""
+    table = [
+        (row["step"], row[x], SCALE[metric] * row[metric], 100 * row["se"])
+        for row in rows
+        if row["run"] == run and row[x] is not None
+    ]
+    return np.array(sorted(table)).reshape(-1, 4).T
+
+
+def draw_run(axes: Axes, run: Run, rows: Rows, x: str, metric: str) -> None:
+    """A size's line, and at its end one standard error."""
+    _, xs, ys, errors = read_curve(rows, run.folder.name, x, metric)
+    marks = {"markersize": 3.6, "markeredgecolor": "white", "markeredgewidth": 0.4}
+    axes.plot(xs, ys, linewidth=1.2, **run.style, **marks)
+    if metric == "accuracy" and len(xs):
+        color = run.style["color"]
+        bar = {"capsize": 2, "linewidth": 0.9}
+        axes.errorbar(xs[-1], ys[-1], errors[-1], color=color, **bar)
+
+
+def draw_band(axes: Axes, runs: Runs, rows: Rows, x: str, metric: str) -> None:
     """The range of the smallest size over its seeds, at the steps that all were examined at."""
-    families = [smallest.folder.name, *sorted({r["run"] for r in rows if is_seed(r, smallest)})]
-    tables = [{row["step"]: row for row in points(rows, name, x)} for name in families]
-    steps = sorted(set(tables[0]).intersection(*tables[1:]))
-    if len(tables) == 1 or not steps:
+    smallest = runs[0]
+    seeds = {row["run"] for row in rows} - {run.folder.name for run in runs}
+    names = (smallest.folder.name, *seeds)
+    family = [read_curve(rows, name, x, metric) for name in names]
+    # The steps that all have.
+    steps = family[0][0]
+    for curve in family:
+        steps = np.intersect1d(steps, curve[0])
+    if not seeds or not len(steps):
         return
-    scale = 100 if metric == "accuracy" else 1
-    values = np.array([[scale * table[step][metric] for step in steps] for table in tables])
-    xs = np.mean([[table[step][x] for step in steps] for table in tables], axis=0)
-    axes.fill_between(xs, values.min(axis=0), values.max(axis=0), alpha=0.3, linewidth=0,
-                      color=smallest.style["color"], zorder=1.5)  # fmt: skip
+    shared = np.stack([curve[:, np.isin(curve[0], steps)] for curve in family])
+    xs, ys = shared[:, 1], shared[:, 2]  # (seeds, steps)
+    look = {"color": smallest.style["color"], "alpha": 0.3, "linewidth": 0, "zorder": 1.5}
+    axes.fill_between(xs.mean(axis=0), ys.min(axis=0), ys.max(axis=0), **look)
 
 
-def is_seed(row: Row, run: Run) -> bool:
-    """Whether a row is of another seed of this run."""
-    return row["run"].startswith(f"{run.folder.name}-seed")
-
-
-def draw_references(axes: Axes, rows: Sequence[Row], metric: str) -> None:
+def draw_references(axes: Axes, row: Row, metric: str) -> None:
     """Chance with the band of guessing models, and the n-gram model."""
-    row = rows[-1]
-    if metric == "accuracy" and row["chance"]:
-        chance = row["chance"]
-        half = 1.96 * math.sqrt(chance * (1 - chance) / row["n"])
-        axes.axhspan(100 * (chance - half), 100 * (chance + half), color="#ececec", zorder=0)
-        axes.axhline(100 * chance, color="#777777", linewidth=0.9, linestyle=(0, (6, 3)), zorder=1)
-    null = row["null_accuracy" if metric == "accuracy" else "null_gold_bpb"]
-    if null is not None:
-        height = 100 * null if metric == "accuracy" else null
-        axes.axhline(height, color="#CC79A7", linewidth=1.1, linestyle=(0, (1, 1.5)), zorder=1)
+    chance = row["chance"]
+    if metric == "accuracy" and chance:
+        error = math.sqrt(chance * (1 - chance) / row["n"])
+        low, high = chance - 1.96 * error, chance + 1.96 * error
+        axes.axhspan(100 * low, 100 * high, color="#ececec", zorder=0)
+        dashes = {"color": "#777777", "linewidth": 0.9, "linestyle": (0, (6, 3))}
+        axes.axhline(100 * chance, zorder=1, **dashes)
+    if row[f"null_{metric}"] is not None:
+        height = SCALE[metric] * row[f"null_{metric}"]
+        dots = {"color": "#CC79A7", "linewidth": 1.1, "linestyle": (0, (1, 1.5))}
+        axes.axhline(height, zorder=1, **dots)
 
 
-def label_zero_hits(axes: Axes, rows: Sequence[Row]) -> None:
-    """Where no answer was ever right, say what that rules out."""
-    if any(row["accuracy"] for row in rows):
-        return
-    n = rows[-1]["n"]
-    axes.set_ylim(-0.5, 10)
-    axes.text(0.5, 0.5, f"0 of {n:,} right:\nbelow {100 * zero_hit_bound(n):.2g}%\n(95% sure)",
-              transform=axes.transAxes, ha="center", va="center", color="#555555")  # fmt: skip
-
-
-def scale_x(axes: Axes, rows: Sequence[Row], x: str) -> None:
+def scale_x(axes: Axes, rows: Rows, x: str) -> None:
     """A logarithmic axis; perplexity falls to the right, as training goes."""
-    shown = [row[x] for row in rows if row[x] is not None]
+    values = [row[x] for row in rows if row[x] is not None]
+    wide = bool(values) and max(values) / min(values) > 30
     axes.set_xscale("log")
-    wide = bool(shown) and max(shown) / min(shown) > 30
     axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5), numticks=20))
     axes.xaxis.set_minor_locator(LogLocator(subs=range(1, 10), numticks=20))
     axes.xaxis.set_minor_formatter(NullFormatter())
     if x == "tokens":
-        axes.xaxis.set_major_formatter(one_unit(max(shown)))
+        axes.xaxis.set_major_formatter(one_unit(max(values)))
         axes.set_xlabel("Training tokens")
     else:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
@@ -225,21 +278,14 @@ def scale_x(axes: Axes, rows: Sequence[Row], x: str) -> None:
         axes.invert_xaxis()
 
 
-def ranks(values: Sequence[float]) -> np.ndarray:
-    """Place of each value in order, from 1; equal values share the mean of their places."""
-    _, which, count = np.unique(values, return_inverse=True, return_counts=True)
-    return (np.cumsum(count) - (count - 1) / 2)[which]
-
-
 def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     """The correlation of ranks (Spearman, 1904); None where one of the two never changes."""
-    a, b = ranks(x), ranks(y)
-    if len(a) < 2 or not a.std() or not b.std():
+    if len(x) < 2 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return None
-    return float(np.corrcoef(a, b)[0, 1])
+    return float(stats.spearmanr(x, y).statistic)
 
 
-def correlation(rows: Sequence[Row], metric: str, seed: int = 0) -> dict[str, float | int] | None:
+def correlation(rows: Rows, metric: str, seed: int = 0) -> Correlation | None:
     """Spearman's rho of a metric and perplexity over all checkpoints of all sizes.
 
     Returns:
@@ -248,45 +294,41 @@ def correlation(rows: Sequence[Row], metric: str, seed: int = 0) -> dict[str, fl
         ``n``. None where there is no correlation to speak of: fewer than four checkpoints, or a
         metric that never changes.
     """
-    pairs = np.array([(r["perplexity"], r[metric]) for r in rows if r["perplexity"] is not None])
-    rho = spearman(*pairs.T) if len(pairs) > 3 else None
+    rows = [row for row in rows if row["perplexity"] is not None]
+    pair = [np.array([row[key] for row in rows]) for key in ("perplexity", metric)]
+    rho = spearman(*pair) if len(rows) > 3 else None
     if rho is None:
         return None
-    rng = np.random.default_rng(seed)
-    drawn = (pairs[rng.integers(len(pairs), size=len(pairs))].T for _ in range(RESAMPLES))
-    found = [value for part in drawn if (value := spearman(*part)) is not None]
-    low, high = np.quantile(found, [0.025, 0.975])
-    return {"rho": rho, "low": float(low), "high": float(high), "n": len(pairs)}
+
+    def correlate_ranks(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
+        ranks = stats.rankdata(x, axis=axis), stats.rankdata(y, axis=axis)
+        return stats.pearsonr(*ranks, axis=axis).statistic
+
+    settings = {"paired": True, "n_resamples": RESAMPLES, "method": "percentile"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # draws that never change are no numbers
+        rng = np.random.default_rng(seed)
+        drawn = stats.bootstrap(pair, correlate_ranks, **settings, rng=rng)
+    low, high = np.nanquantile(drawn.bootstrap_distribution, [0.025, 0.975])
+    return {"rho": rho, "low": float(low), "high": float(high), "n": len(rows)}
 
 
-def label_correlation(axes: Axes, found: dict[str, float | int] | None) -> None:
-    """Write rho above a panel."""
-    text = "flat" if found is None else "ρ = {rho:.2f} [{low:.2f}, {high:.2f}]".format(**found)
-    axes.text(1, 1.0, text.replace("-", "\N{MINUS SIGN}"), transform=axes.transAxes, ha="right",
-              va="bottom", fontsize=9, color="#555555")  # fmt: skip
-
-
-def correlations(runs: Sequence[Run], rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
+def correlations(runs: Runs, rows: Rows) -> Correlations:
     """``correlation`` of both metrics for each benchmark, of the four runs alone."""
-    drawn = {run.folder.name for run in runs}
-    return {
-        name: {metric: correlation(mine, metric) for metric in METRICS}
-        for name in PANELS
-        if (mine := [row for row in rows if row["task"] == name and row["run"] in drawn])
-    }
+    found = {}
+    for task in PANELS:
+        drawn = [row for row in of_runs(rows, runs) if row["task"] == task]
+        if drawn:
+            found[task] = {metric: correlation(drawn, metric) for metric in METRICS}
+    return found
 
 
-def correlation_table(found: dict[str, dict[str, Any]]) -> str:
+def correlation_table(found: Correlations) -> str:
     """The correlations beside the paper's remarks, as text."""
-
-    def cell(value: dict[str, float | int] | None) -> str:
-        return "flat" if value is None else "{rho:+.2f} [{low:+.2f}, {high:+.2f}]".format(**value)
-
-    lines = [
-        "Spearman correlation with validation perplexity, over checkpoints of all sizes",
-        f"{'':<18}{'metric':<24}{'bits per byte':<24}the paper",
-    ]
-    for name, values in found.items():
-        cells = "".join(f"{cell(values[metric]):<24}" for metric in METRICS)
-        lines.append(f"{TASKS[name].label:<18}{cells}{REMARKS[name]}")
-    return "\n".join(lines)
+    lines = []
+    for task, values in found.items():
+        pair = [values[metric] for metric in METRICS]
+        cells = ["flat" if value is None else SIGNED_RHO.format(**value) for value in pair]
+        lines.append([TASKS[task].label, *cells, REMARKS[task]])
+    title = "Spearman correlation with validation perplexity, over checkpoints of all sizes\n"
+    return title + text_table(["", "metric", "bits per byte", "the paper"], lines)

@@ -7,23 +7,22 @@ from pathlib import Path
 
 import matplotlib
 
-from minillama.apps.samples import PUBLISHED
 from minillama.figures.benchmarks import (
-    benchmarks,
     collect,
     correlation_table,
     correlations,
+    draw_benchmarks_figure,
     seeds_of,
 )
 from minillama.figures.data import draw_corpus
-from minillama.figures.inference_budget import inference_budget
-from minillama.figures.loss import loss_vs_tokens
+from minillama.figures.inference_budget import draw_budget_figure
+from minillama.figures.loss import draw_loss_figure
 from minillama.figures.provenance import provenance
-from minillama.figures.runs import load_runs
-from minillama.figures.style import RC, save
+from minillama.figures.runs import PUBLISHED, load_runs
+from minillama.figures.style import RC, save_figure
 
 
-def figures(
+def draw_figures(
     runs: Path = Path("runs"),
     ladder: str = "nano",
     out: Path = Path("figures"),
@@ -49,19 +48,24 @@ def figures(
     loaded = load_runs(runs, ladder)
     seeds = seeds_of(loaded[0], runs, published)
     command = ["minillama", "figures", "--runs", str(runs), "--ladder", ladder, "--out", str(out)]
-    origin = provenance(command, {run.folder.name: run.folder for run in (*loaded, *seeds)})
+    origin = provenance(command, [*loaded, *seeds])
     lines = draw_corpus(loaded[-1], out, command)
     with matplotlib.rc_context(RC):
-        figure, rows = loss_vs_tokens(loaded)
-        written = save(figure, rows, out / "figure1_loss_vs_tokens", origin)
-        if (budget := inference_budget(loaded, published)) is not None:
+        # Figure 1.
+        figure, rows = draw_loss_figure(loaded)
+        written = save_figure(figure, rows, out / "figure1_loss_vs_tokens", origin)
+        # The inference budget, if two sizes have reached the same loss.
+        budget = draw_budget_figure(loaded, published)
+        if budget is not None:
             figure, rows, used = budget
-            origin_of_all = provenance(command, {run.folder.name: run.folder for run in used})
-            written += save(figure, rows, out / "inference_budget", origin_of_all)
+            written += save_figure(
+                figure, rows, out / "inference_budget", provenance(command, used)
+            )
+        # Figure 2, twice.
         rows = collect(loaded, seeds)
         found = correlations(loaded, rows)
         for stem, x in (("figure2_perplexity", "perplexity"), ("figure2_benchmarks", "tokens")):
-            figure = benchmarks(loaded, rows, x)
-            written += save(figure, rows, out / stem, origin | {"spearman": found})
+            figure = draw_benchmarks_figure(loaded, rows, x)
+            written += save_figure(figure, rows, out / stem, origin | {"spearman": found})
     lines += [f"wrote {path}" for path in written]
     return "\n".join([*lines, "", correlation_table(found)])

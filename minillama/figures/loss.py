@@ -1,13 +1,10 @@
 """Figure 1: training loss over tokens, for the four sizes."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from minillama.figures.runs import Run, short
+from minillama.figures.runs import Rows, Run, Runs, short
 from minillama.figures.style import HALO, label_ends, one_unit
 
 WINDOW = 0.04
@@ -18,30 +15,35 @@ TRANSIENT = 0.05
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
     """The mean of the ``window`` steps around each step; of those that exist, at both ends."""
-    sums = np.concatenate(([0.0], np.cumsum(values, dtype=np.float64)))
-    at = np.arange(len(values))
-    begin = np.maximum(at - window // 2, 0)
-    end = np.minimum(at + (window + 1) // 2, len(values))
+    count = len(values)
+    sums = np.zeros(count + 1)
+    np.cumsum(values, out=sums[1:])
+    steps = np.arange(count)
+    begin = np.maximum(steps - window // 2, 0)
+    end = np.minimum(steps + (window + 1) // 2, count)
     return (sums[end] - sums[begin]) / (end - begin)
 
 
-def loss_vs_tokens(runs: Sequence[Run]) -> tuple[Figure, list[dict[str, Any]]]:
+def draw_loss_figure(runs: Runs) -> tuple[Figure, Rows]:
     """Figure 1: training loss over tokens. Returns the figure and a row for each step."""
     longest = max(run.config.total_steps * run.config.batch_tokens for run in runs)
     figure = Figure(figsize=(6.5, 4.0), layout="constrained")
     axes = figure.add_subplot()
     rows, settled, ends = [], [], []
     for run in runs:
-        mine = loss_rows(run, WINDOW * longest)
-        rows += mine
+        steps = loss_rows(run, WINDOW * longest)
+        mean = np.array([row["loss_smoothed"] for row in steps])
         tokens = run.column("tokens")
-        mean = np.array([row["loss_smoothed"] for row in mine])
         draw_loss(axes, run, tokens, mean)
         late = tokens >= TRANSIENT * longest
         settled.append(mean[late] if late.any() else mean)
         ends.append((tokens[-1], mean[-1], run))
-    low, high = min(map(np.min, settled)), max(map(np.max, settled))
-    axes.set_ylim(low - 0.08 * (high - low), high + 0.04 * (high - low))
+        rows += steps
+    # The frame leaves out the first steep fall.
+    low = min(map(np.min, settled))
+    high = max(map(np.max, settled))
+    margin = high - low
+    axes.set_ylim(low - 0.08 * margin, high + 0.04 * margin)
     axes.set_xlim(0, longest)
     axes.xaxis.set_major_formatter(one_unit(longest))
     axes.set_xlabel("Training tokens")
@@ -50,22 +52,30 @@ def loss_vs_tokens(runs: Sequence[Run]) -> tuple[Figure, list[dict[str, Any]]]:
     return figure, rows
 
 
-def loss_rows(run: Run, window_tokens: float) -> list[dict[str, Any]]:
+def loss_rows(run: Run, window_tokens: float) -> Rows:
     """What Figure 1 draws of a run: a row for each step."""
     window = max(1, round(window_tokens / run.config.batch_tokens))
+    means = smooth(run.column("loss"), window)
     return [
-        {"run": run.folder.name, "parameters": run.config.model.num_parameters(),
-         "step": line["step"], "tokens": line["tokens"], "loss": line["loss"],
-         "loss_smoothed": float(mean), "window_steps": window}
-        for line, mean in zip(run.metrics, smooth(run.column("loss"), window), strict=True)
-    ]  # fmt: skip
+        {
+            "run": run.folder.name,
+            "parameters": run.config.model.num_parameters(),
+            "step": line["step"],
+            "tokens": line["tokens"],
+            "loss": line["loss"],
+            "loss_smoothed": float(mean),
+            "window_steps": window,
+        }
+        for line, mean in zip(run.metrics, means, strict=True)
+    ]
 
 
 def draw_loss(axes: Axes, run: Run, tokens: np.ndarray, mean: np.ndarray) -> None:
     """The curve as it was logged, faint, and its moving mean, with a marker at the end."""
-    color, marker = run.style["color"], run.style["marker"]
-    axes.plot(tokens, run.column("loss"), color=color, alpha=0.1, linewidth=0.5, zorder=2)
-    axes.plot(tokens, mean, color=color, linestyle=run.style["linestyle"], linewidth=1.6,
-              path_effects=[HALO], zorder=3)  # fmt: skip
-    axes.plot(tokens[-1], mean[-1], color=color, marker=marker, markersize=5, clip_on=False,
-              zorder=4)  # fmt: skip
+    color = {"color": run.style["color"]}
+    faint = {"alpha": 0.1, "linewidth": 0.5}
+    line = {"linestyle": run.style["linestyle"], "linewidth": 1.6, "path_effects": [HALO]}
+    mark = {"marker": run.style["marker"], "markersize": 5, "clip_on": False}
+    axes.plot(tokens, run.column("loss"), zorder=2, **faint, **color)
+    axes.plot(tokens, mean, zorder=3, **line, **color)
+    axes.plot(tokens[-1], mean[-1], zorder=4, **mark, **color)

@@ -1,19 +1,23 @@
-"""The four runs of a ladder, as they lie in their folders: what the figures are drawn from."""
+"""The runs of a ladder, as they lie in their folders: what the figures are drawn from.
 
-import math
+Only config.toml and metrics.jsonl are read, so that drawing a curve needs no code of training.
+"""
+
+import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
+from minillama.config import ModelConfig, RopeScaling
 from minillama.errors import ConfigError, DataError, nearest
-from minillama.evaluate.scoring import read_record
-from minillama.paper import PARAMETERS
-from minillama.train.config import TrainConfig, read_config
 from minillama.train.log import read_metrics
 
+PUBLISHED = Path("data/runs")
+"""Where the logs of published runs are, seen from the project's folder."""
 LADDERS = {"nano": "nano-", "mini": "mini-", "full": ""}
 STYLES: dict[str, dict[str, Any]] = {
     "7b": {"color": "#E69F00", "marker": "o", "linestyle": (0, (1, 1))},
@@ -24,6 +28,8 @@ STYLES: dict[str, dict[str, Any]] = {
 """Each size keeps one color, dash and marker everywhere; the colors are Okabe and Ito's for
 color-blind readers, ordered from light to dark, so that a gray print tells them apart too."""
 UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
+Row = dict[str, Any]
+Rows = list[Row]
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,9 @@ class Run:
 
     rung: str
     folder: Path
-    config: TrainConfig
-    metrics: list[dict[str, Any]]
+    config: SimpleNamespace
+    """The fields of config.toml, which ``train.config`` explains, and ``total_steps``."""
+    metrics: Rows
 
     @property
     def style(self) -> dict[str, Any]:
@@ -47,51 +54,69 @@ class Run:
         progress = "" if done >= 1 else f" ({100 * done:.0f}% done)"
         return f"{self.folder.name}, {short(self.config.model.num_parameters())}{progress}"
 
-    @cached_property
-    def evaluations(self) -> list[dict[str, Any]]:
-        """What ``minillama evaluate`` has written, with whatever limit, in step order.
-
-        Left out is what was measured on an earlier training in the same folder.
-        """
-        logged = {line["step"]: line.get("valid_loss") for line in self.metrics}
-        paths = sorted(self.folder.glob("evaluations/step-*.json"))
-        return [
-            record for record in map(read_record, paths)
-            if record["step"] in logged and alike(logged[record["step"]], record["valid_loss"])
-        ]  # fmt: skip
-
     def column(self, key: str) -> np.ndarray:
         """One quantity over all steps."""
         return np.array([line[key] for line in self.metrics], dtype=np.float64)
 
 
-def alike(first: float | None, second: float | None) -> bool:
-    """Whether two losses are one, but for the rounding by which two machines differ."""
-    if first is None or second is None:
-        return first is second
-    return math.isclose(first, second, rel_tol=1e-6)
+Runs = Sequence[Run]
 
 
 def short(number: float) -> str:
     """At most three digits and a unit: ``0.161M``, ``1.51M``, ``32.5B``."""
-    size, unit = next(((s, u) for s, u in UNITS if number >= s / 10), (1, ""))
-    return f"{number / size:.3g}{unit}"
+    for size, unit in UNITS:
+        if number >= size / 10:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:.3g}"
+
+
+def has_metrics(folder: Path) -> bool:
+    """Whether a run has logged a step."""
+    return (folder / "metrics.jsonl").exists() and bool(read_metrics(folder))
+
+
+def read_run(folder: Path, rung: str) -> Run:
+    """Read a run's settings and log.
+
+    Raises:
+        ConfigError: config.toml is missing or damaged.
+        DataError: metrics.jsonl is.
+    """
+    path = folder / "config.toml"
+    try:
+        config = SimpleNamespace(**tomllib.loads(path.read_text(encoding="utf-8")))
+        scaling = config.model.pop("rope_scaling", None)
+        config.model = ModelConfig(**config.model, rope_scaling=scaling and RopeScaling(**scaling))
+        config.total_steps = round(config.tokens / config.batch_tokens)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        message = f"{path} holds no settings of a run ({error})"
+        raise ConfigError(message, "train the run again") from None
+    return Run(rung, folder, config, read_metrics(folder))
 
 
 def load_runs(runs: Path, ladder: str) -> list[Run]:
-    """The four runs, smallest first. Raises as ``figures`` does."""
+    """The four runs, smallest first. Raises as ``draw_figures`` does."""
     if ladder not in LADDERS:
         raise ConfigError(f"unknown ladder '{ladder}'", nearest(ladder, LADDERS))
-    names = {rung: f"{LADDERS[ladder]}{rung}" for rung in PARAMETERS}
-    missing = [name for name in names.values() if not _started(runs / name)]
+    prefix = LADDERS[ladder]
+    folders = {rung: runs / f"{prefix}{rung}" for rung in STYLES}
+    missing = [folder.name for folder in folders.values() if not has_metrics(folder)]
     if missing:
-        commands = ", ".join(f"`minillama train --preset {name}`" for name in missing)
-        raise DataError(f"{runs} has no run {', '.join(missing)}", f"run {commands}")
-    return [
-        Run(rung, runs / name, read_config(runs / name / "config.toml"), read_metrics(runs / name))
-        for rung, name in names.items()
-    ]
+        commands = [f"`minillama train --preset {name}`" for name in missing]
+        message = f"{runs} has no run {', '.join(missing)}"
+        raise DataError(message, f"run {', '.join(commands)}")
+    return [read_run(folder, rung) for rung, folder in folders.items()]
 
 
-def _started(run: Path) -> bool:
-    return (run / "metrics.jsonl").exists() and bool(read_metrics(run))
+def find_variants(run: Run, folders: Sequence[Path]) -> list[Run]:
+    """The runs that are named after one, such as ``nano-7b-seed1``, by name.
+
+    Where two of the folders have a run of that name, the first counts.
+    """
+    found: dict[str, Path] = {}
+    for folder in folders:
+        for path in folder.glob(f"{run.folder.name}-*/config.toml"):
+            variant = path.parent
+            if has_metrics(variant):
+                found.setdefault(variant.name, variant)
+    return [read_run(found[name], run.rung) for name in sorted(found)]

@@ -18,7 +18,7 @@ GIGABYTE = 10**9
 
 
 def load(source: Path, max_seq_len: int = 2048) -> tuple[Llama, Tokenizer] | None:
-    """The model of a folder or file in any of the formats, told by its files; else None.
+    """Read the model of a folder or file in any of the formats, told by its files; else None.
 
     ``max_seq_len`` is the context length for Meta's format, which does not hold it.
     """
@@ -27,8 +27,10 @@ def load(source: Path, max_seq_len: int = 2048) -> tuple[Llama, Tokenizer] | Non
     if (source / "config.json").exists():
         return huggingface.load(source)
     for file in (source, source / "model.gguf", source / "model.bin"):
-        if file.is_file() and file.suffix in (".gguf", ".bin"):
-            return (gguf if file.suffix == ".gguf" else llama2c).load(file)
+        if file.is_file() and file.suffix == ".gguf":
+            return gguf.load(file)
+        if file.is_file() and file.suffix == ".bin":
+            return llama2c.load(file)
     return None
 
 
@@ -41,7 +43,7 @@ def save(
     shard_gb: float | None = None,
     dtype: str | None = None,
 ) -> Path:
-    """Write the format's files into ``folder``.
+    """Write the files of format ``to`` into ``folder``; returns what was written.
 
     Args:
         model: the model, whose weights are changed to the dtype.
@@ -61,18 +63,15 @@ def save(
     if to != "meta" and shards != 1:
         raise ConfigError(f"{shards} shards for {to}", "leave --shards out: only meta has them")
     if shard_gb is not None and (to != "huggingface" or not 0 < shard_gb < math.inf):
-        what = "it must be positive" if to == "huggingface" else "only huggingface has it"
-        raise ConfigError(f"--shard-gb {shard_gb:g} for {to}", what)
+        hint = "it must be positive" if to == "huggingface" else "only huggingface has it"
+        raise ConfigError(f"--shard-gb {shard_gb:g} for {to}", hint)
     if dtype is not None:
         if dtype not in DTYPES:
             raise ConfigError(f"unknown dtype '{dtype}'", nearest(dtype, DTYPES))
-        for weight in model.parameters():
+        for weight in model.parameters():  # not the rotary table, which stays float32
             weight.data = weight.data.to(DTYPES[dtype])
     check_weights(model)
-    mark = {"huggingface": "params.json", "meta": "config.json"}.get(to, "checkpoints")
-    for other in ("checkpoints", mark):  # whoever loads the folder would take one for the other
-        if (folder / other).exists():
-            raise CheckpointError(f"{folder} holds another model ({other})", "name another folder")
+    _refuse_other_models(folder, to)
     if to == "meta":
         return meta.save(model, tokenizer, folder, shards)
     if to == "huggingface":
@@ -81,6 +80,14 @@ def save(
     if to == "gguf":
         return gguf.save(model, tokenizer, folder / "model.gguf")
     return llama2c.save(model, tokenizer, folder / "model.bin")
+
+
+def _refuse_other_models(folder: Path, to: str) -> None:
+    """Whoever loads a folder with files of two formats would take one model for the other."""
+    other = {"huggingface": "params.json", "meta": "config.json"}.get(to, "checkpoints")
+    for name in ("checkpoints", other):
+        if (folder / name).exists():
+            raise CheckpointError(f"{folder} holds another model ({name})", "name another folder")
 
 
 def check_format(name: str) -> None:

@@ -19,21 +19,41 @@ from torch import Tensor
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, ConfigError
 from minillama.files import atomic_path
-from minillama.interop import huggingface
-from minillama.interop.common import MEND, assemble, blank, check_vocabulary
-from minillama.interop.vocabulary import Piece, pieces, tokenizer_of
+from minillama.interop.common import (
+    FETCH_AGAIN,
+    assemble_model,
+    check_llama_vocabulary,
+    check_tensors,
+    explained_write,
+    model_shapes,
+)
+from minillama.interop.huggingface_config import config_from_huggingface
+from minillama.interop.vocabulary import Piece, read_pieces, tokenizer_of
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
 
 TYPES = {torch.float32: Type.F32, torch.float16: Type.F16, torch.bfloat16: Type.BF16}
+DTYPES = {kind: dtype for dtype, kind in TYPES.items()}
 FILE_TYPES = {Type.F32: 0, Type.F16: 1, Type.BF16: 32}
 """GGUF's numbers for "all of this type, but for vectors"."""
 
+SETTINGS = {
+    "hidden_size": "embedding_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "num_key_value_heads": "attention.head_count_kv",
+    "max_position_embeddings": "context_length",
+    "intermediate_size": "feed_forward_length",
+    "rms_norm_eps": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
+}
+"""Hugging Face's name of each setting, and GGUF's after "llama."."""
 
-def names(n_layers: int) -> dict[str, str]:
-    """Meta's and GGUF's name of every tensor."""
+
+def gguf_names(n_layers: int) -> dict[str, str]:
+    """Return Meta's and GGUF's name of every tensor."""
     table = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, n_layers)
-    tensors = blank(ModelConfig(dim=2, n_heads=1, n_layers=n_layers, vocab_size=1)).state_dict()
+    tensors = model_shapes(ModelConfig(dim=2, n_heads=1, n_layers=n_layers, vocab_size=1))
     return {name: table.get_name(name, try_suffixes=(".weight",)) for name in tensors}
 
 
@@ -53,31 +73,29 @@ def save(
         ConfigError: the dtype or the scaling of the rotary angles has no field in GGUF.
     """
     path, config = Path(path), model.config
-    check_vocabulary(tokenizer, config, path)
+    check_llama_vocabulary(tokenizer, config, path)
     dtype = dtype or model.output.weight.dtype
     if dtype not in TYPES:
         raise ConfigError(f"GGUF files of {dtype}", "choose float32, float16 or bfloat16")
-    state, table = model.state_dict(), names(config.n_layers)
-    try:
-        with atomic_path(path) as aside:
-            writer = gguf.GGUFWriter(aside, "llama")
-            _add_settings(writer, config, FILE_TYPES[TYPES[dtype]])
-            _add_vocabulary(writer, tokenizer)
-            for meta, name in table.items():
-                kind = dtype if state[meta].ndim > 1 else torch.float32
-                size = state[meta].numel() * kind.itemsize
-                writer.add_tensor_info(
-                    name, state[meta].shape, np.dtype(np.float32), size, raw_dtype=TYPES[kind]
-                )
-            writer.write_header_to_file()
-            writer.write_kv_data_to_file()
-            writer.write_ti_data_to_file()
-            for meta in table:
-                kind = dtype if state[meta].ndim > 1 else torch.float32
-                writer.write_tensor_data(_bytes(state[meta].detach().cpu().to(kind)))
-            writer.close()
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error}", "name another file") from error
+    table = gguf_names(config.n_layers)
+    weights = [
+        (table[name], weight.detach(), dtype if weight.ndim > 1 else torch.float32)
+        for name, weight in model.state_dict().items()
+    ]
+    with explained_write(path), atomic_path(path) as tmp:
+        writer = gguf.GGUFWriter(tmp, "llama")
+        _add_settings(writer, config, FILE_TYPES[TYPES[dtype]])
+        _add_vocabulary(writer, tokenizer)
+        for name, weight, kind in weights:
+            size = weight.numel() * kind.itemsize
+            form = np.dtype(np.float32)  # of what it describes; the raw type says what is written
+            writer.add_tensor_info(name, weight.shape, form, size, raw_dtype=TYPES[kind])
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        for _, weight, kind in weights:
+            writer.write_tensor_data(_bytes(weight.cpu().to(kind)))
+        writer.close()
     return path
 
 
@@ -101,7 +119,7 @@ def _add_settings(writer: gguf.GGUFWriter, config: ModelConfig, file_type: int) 
 
 
 def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
-    texts, scores, kinds = zip(*pieces(tokenizer), strict=True)
+    texts, scores, kinds = zip(*read_pieces(tokenizer), strict=True)
     writer.add_tokenizer_model("llama")
     writer.add_tokenizer_pre("default")
     writer.add_token_list(texts)
@@ -125,31 +143,35 @@ def load(path: str | Path) -> tuple[Llama, Tokenizer]:
         ConfigError: the model is not one of the paper's architecture, or is quantized.
     """
     path = Path(path)
-    fields, tensors = _open(path)
-    config = _config(fields, path)
-    tokenizer = _tokenizer(fields, path)
-    check_vocabulary(tokenizer, config, path)
-    table = names(config.n_layers)
-    if wrong := sorted(tensors.keys() ^ set(table.values())):
-        problem = "has an unknown tensor" if wrong[0] in tensors else "lacks the tensor"
-        raise CheckpointError(f"{path} {problem} '{wrong[0]}'", MEND)
-    dtypes = {kind: dtype for dtype, kind in TYPES.items()}
-    dtype = dtypes.get(tensors[table["output.weight"]].tensor_type, torch.float32)
+    fields, tensors = _open_gguf(path)
+    config = _read_config(fields, path)
+    tokenizer = _read_tokenizer(fields, path)
+    check_llama_vocabulary(tokenizer, config, path)
+
+    # Names, shapes and types, before any memory is taken.
+    for tensor in tensors.values():
+        if tensor.tensor_type not in DTYPES:
+            what = f"{path}: '{tensor.name}' is {tensor.tensor_type.name}"
+            raise ConfigError(what, "take a file of F32, F16 or BF16")
+    shapes, names = model_shapes(config), gguf_names(config.n_layers)
+    headers = {name: _header(tensor) for name, tensor in tensors.items()}
+    check_tensors(headers, {names[meta]: shape for meta, shape in shapes.items()}, path)
+
+    dtype = headers[names["output.weight"]].dtype
     state = {}
-    for meta, weight in blank(config).state_dict().items():
-        given = tensors[table[meta]]
-        shape = tuple(int(n) for n in reversed(given.shape))
-        if given.tensor_type not in dtypes:
-            raise ConfigError(f"{path}: '{given.name}' is {given.tensor_type.name}", "take a file "
-                              "of F32, F16 or BF16")  # fmt: skip
-        if shape != weight.shape:
-            raise CheckpointError(
-                f"{path}: '{given.name}' is {shape}, not {tuple(weight.shape)}", MEND
-            )
+    for meta, shape in shapes.items():
+        tensor = tensors[names[meta]]
         # Read anew: pages of the reader's map that have been read would count as memory.
-        bits = np.fromfile(path, np.uint8, given.n_bytes, offset=given.data_offset)
-        state[meta] = torch.from_numpy(bits).view(dtypes[given.tensor_type]).view(shape).to(dtype)
-    return assemble(config, state), tokenizer
+        bits = np.fromfile(path, np.uint8, tensor.n_bytes, offset=tensor.data_offset)
+        numbers = torch.from_numpy(bits).view(DTYPES[tensor.tensor_type])
+        state[meta] = numbers.view(shape).to(dtype)
+    return assemble_model(config, state), tokenizer
+
+
+def _header(tensor: gguf.ReaderTensor) -> Tensor:
+    """A tensor's shape and type; GGUF counts dimensions from the last."""
+    shape = [int(n) for n in reversed(tensor.shape)]
+    return torch.empty(shape, dtype=DTYPES[tensor.tensor_type], device="meta")
 
 
 class _Reader(gguf.GGUFReader):
@@ -161,7 +183,7 @@ class _Reader(gguf.GGUFReader):
         return super()._get(offset, dtype, count, *more, **others)
 
 
-def _open(path: Path) -> tuple[Mapping[str, Any], dict[str, gguf.ReaderTensor]]:
+def _open_gguf(path: Path) -> tuple[Mapping[str, Any], dict[str, gguf.ReaderTensor]]:
     """Fields and tensors; the latter are pages of the file."""
     logging.getLogger("gguf").setLevel(logging.ERROR)
     try:
@@ -175,42 +197,39 @@ def _open(path: Path) -> tuple[Mapping[str, Any], dict[str, gguf.ReaderTensor]]:
         raise CheckpointError(f"{path} is damaged ({reason})", "fetch it again") from None
 
 
-def _config(fields: Mapping[str, Any], path: Path) -> ModelConfig:
-    if (given := fields.get("general.architecture")) != "llama":
-        raise ConfigError(f"{path}: the architecture is {given!r}", "only 'llama' can be loaded")
-    if (kind := fields.get("llama.rope.scaling.type", "none")) != "none":
-        raise ConfigError(f"{path}: rope.scaling.type = {kind!r}", "only 'none' can be loaded")
-    keys = {
-        "hidden_size": "embedding_length",
-        "num_hidden_layers": "block_count",
-        "num_attention_heads": "attention.head_count",
-        "num_key_value_heads": "attention.head_count_kv",
-        "max_position_embeddings": "context_length",
-        "intermediate_size": "feed_forward_length",
-        "rms_norm_eps": "attention.layer_norm_rms_epsilon",
-        "rope_theta": "rope.freq_base",
-    }
-    settings = {key: fields.get(f"llama.{other}") for key, other in keys.items()}
+def _read_config(fields: Mapping[str, Any], path: Path) -> ModelConfig:
+    _expect(fields, "general.architecture", "llama", path)
+    _expect(fields, "llama.rope.scaling.type", "none", path, default="none")
+    settings: dict[str, Any] = {}
+    for key, name in SETTINGS.items():
+        value = fields.get(f"llama.{name}")
+        if isinstance(value, float):  # 1e-6 is stored as a float32, and is not 9.99999997e-07
+            value = float(np.format_float_scientific(np.float32(value)))
+        if value is not None:
+            settings[key] = value
     settings["vocab_size"] = len(fields.get("tokenizer.ggml.tokens") or ())
-    settings["multiple_of"] = fields.get("minillama.multiple_of")
-    settings = {key: value for key, value in settings.items() if value is not None}
-    for key in ("rms_norm_eps", "rope_theta"):  # 1e-6 is not 9.99999997e-07
-        if isinstance(settings.get(key), float):
-            settings[key] = float(np.format_float_scientific(np.float32(settings[key])))
-    return huggingface.config_from_huggingface(settings, str(path))
+    if "minillama.multiple_of" in fields:
+        settings["multiple_of"] = fields["minillama.multiple_of"]
+    return config_from_huggingface(settings, str(path))
 
 
-def _tokenizer(fields: Mapping[str, Any], path: Path) -> Tokenizer:
-    if (kind := fields.get("tokenizer.ggml.model")) != "llama":
-        raise ConfigError(f"{path}: the tokenizer is {kind!r}", "only 'llama' can be loaded")
-    if fields.get("tokenizer.ggml.add_space_prefix") is False:
-        raise ConfigError(f"{path}: add_space_prefix = False", "only True, LLaMA's, can be loaded")
+def _read_tokenizer(fields: Mapping[str, Any], path: Path) -> Tokenizer:
+    _expect(fields, "tokenizer.ggml.model", "llama", path)
+    _expect(fields, "tokenizer.ggml.add_space_prefix", True, path, default=True)
     for mark, own in (("bos", Tokenizer.bos_id), ("eos", Tokenizer.eos_id)):
-        if (given := fields.get(f"tokenizer.ggml.{mark}_token_id", own)) != own:
-            raise ConfigError(f"{path}: {mark}_token_id = {given!r}", f"only {own} can be loaded")
+        _expect(fields, f"tokenizer.ggml.{mark}_token_id", own, path, default=own)
     columns = [fields.get(f"tokenizer.ggml.{key}") for key in ("tokens", "scores", "token_type")]
     try:
         entries = [Piece(*entry) for entry in zip(*columns, strict=True)]
     except (TypeError, ValueError):
-        raise CheckpointError(f"{path} holds no SentencePiece vocabulary", MEND) from None
+        raise CheckpointError(f"{path} holds no SentencePiece vocabulary", FETCH_AGAIN) from None
     return tokenizer_of(entries, path)
+
+
+def _expect(
+    fields: Mapping[str, Any], key: str, expected: Any, path: Path, default: Any = None
+) -> None:
+    """Raise ``ConfigError`` unless a field, or its default, has the only value we can load."""
+    found = fields.get(key, default)
+    if found != expected:
+        raise ConfigError(f"{path}: {key} = {found!r}", f"only {expected!r} can be loaded")

@@ -19,9 +19,15 @@ from torch import Tensor
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, ConfigError
 from minillama.files import atomic_path
-from minillama.interop import huggingface
-from minillama.interop.common import MEND, assemble, blank, check_vocabulary
-from minillama.interop.vocabulary import Kind, Piece, pieces, tokenizer_of
+from minillama.interop.common import (
+    FETCH_AGAIN,
+    assemble_model,
+    check_llama_vocabulary,
+    explained_write,
+    model_shapes,
+)
+from minillama.interop.huggingface_config import config_from_huggingface
+from minillama.interop.vocabulary import Kind, Piece, read_pieces, tokenizer_of
 from minillama.model import Llama
 from minillama.tokenizer import SPACE, Tokenizer
 
@@ -30,6 +36,12 @@ KINDS = (
     "ffn_norm", "feed_forward.w1", "feed_forward.w2", "feed_forward.w3",
 )  # fmt: skip
 """The weights of the layers in the order of the file; each kind for all layers in turn."""
+
+HEADER = struct.Struct("<7i")
+HEADER_KEYS = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+               "num_key_value_heads", "vocab_size", "max_position_embeddings")  # fmt: skip
+"""Seven whole numbers, by Hugging Face's names. A negative vocabulary tells that the model has an
+output matrix of its own."""
 
 MARKS = {Tokenizer.bos_id: "\n<s>\n", Tokenizer.eos_id: "\n</s>\n"}
 """The control pieces, named as no prompt is."""
@@ -43,38 +55,39 @@ def save(model: Llama, tokenizer: Tokenizer, path: str | Path) -> Path:
         ConfigError: the model's rotary base is not llama2.c's.
     """
     path, config = Path(path), model.config
-    check_vocabulary(tokenizer, config, path)
+    check_llama_vocabulary(tokenizer, config, path)
     if config.rope_base != ModelConfig.rope_theta:
         raise ConfigError(
             f"rope_theta = {config.rope_base:g}, but llama2.c knows only 10000",
             "save the model in another format",
         )
-    try:
-        with atomic_path(path.with_name("tokenizer.bin")) as beside, atomic_path(path) as aside:
-            beside.write_bytes(vocabulary(tokenizer))
-            with open(aside, "wb") as file:
-                file.write(_header(model))
-                for tensor in _tensors(model):
-                    file.write(tensor.detach().cpu().float().contiguous().numpy().astype("<f4"))
-    except OSError as error:
-        raise CheckpointError(f"cannot write {path}: {error}", "name another file") from error
+    vocabulary_path = path.with_name("tokenizer.bin")
+    with (
+        explained_write(path),
+        atomic_path(vocabulary_path) as vocabulary_tmp,
+        atomic_path(path) as tmp,
+    ):
+        vocabulary_tmp.write_bytes(vocabulary_bytes(tokenizer))
+        with open(tmp, "wb") as file:
+            file.write(_header(model))
+            for tensor in _tensors(model):
+                file.write(tensor.detach().cpu().float().contiguous().numpy().astype("<f4"))
     return path
 
 
-def _tied(model: Llama) -> bool:
+def _is_tied(model: Llama) -> bool:
     return torch.equal(model.tok_embeddings.weight, model.output.weight)
 
 
 def _header(model: Llama) -> bytes:
-    """Seven whole numbers; an output matrix of its own is told by a negative vocabulary."""
     config = model.config
-    return struct.pack(
-        "<7i", config.dim, config.hidden_dim, config.n_layers, config.n_heads, config.n_heads,
-        config.vocab_size if _tied(model) else -config.vocab_size, config.max_seq_len,
-    )  # fmt: skip
+    vocab_size = config.vocab_size if _is_tied(model) else -config.vocab_size
+    heads = (config.n_heads, config.n_heads)
+    sizes = (config.dim, config.hidden_dim, config.n_layers)
+    return HEADER.pack(*sizes, *heads, vocab_size, config.max_seq_len)
 
 
-def _names(n_layers: int) -> list[str]:
+def _names_in_order(n_layers: int) -> list[str]:
     """Meta's names in the order of the file, without the output matrix, which comes after all."""
     layers = [f"layers.{i}.{kind}.weight" for kind in KINDS for i in range(n_layers)]
     return ["tok_embeddings.weight", *layers, "norm.weight"]
@@ -82,23 +95,23 @@ def _names(n_layers: int) -> list[str]:
 
 def _tensors(model: Llama) -> Iterator[Tensor]:
     state = model.state_dict()
-    yield from (state[name] for name in _names(model.config.n_layers))
+    yield from (state[name] for name in _names_in_order(model.config.n_layers))
     yield from model.rotary.unbind(-1)  # cosines, then sines, each (max_seq_len, head_dim / 2)
-    if not _tied(model):
+    if not _is_tied(model):
         yield state["output.weight"]
 
 
-def vocabulary(tokenizer: Tokenizer) -> bytes:
-    """The content of ``tokenizer.bin``: the longest piece's length; score, length, bytes of each.
+def vocabulary_bytes(tokenizer: Tokenizer) -> bytes:
+    """Return ``tokenizer.bin``: the longest piece's length; then score, length, bytes of each.
 
     Pieces are as SentencePiece names them, with plain spaces; llama2.c knows ``<0x0A>`` for a byte.
     """
-    entries = [
-        (MARKS.get(i, text).replace(SPACE, " ").encode(), score)
-        for i, (text, score, _) in enumerate(pieces(tokenizer))
-    ]
-    content = b"".join(struct.pack("<fi", score, len(text)) + text for text, score in entries)
-    return struct.pack("<i", max(len(text) for text, _ in entries)) + content
+    content, longest = [], 0
+    for i, piece in enumerate(read_pieces(tokenizer)):
+        text = MARKS.get(i, piece.text).replace(SPACE, " ").encode()
+        content.append(struct.pack("<fi", piece.score, len(text)) + text)
+        longest = max(longest, len(text))
+    return struct.pack("<i", longest) + b"".join(content)
 
 
 def load(path: str | Path) -> tuple[Llama, Tokenizer]:
@@ -112,55 +125,60 @@ def load(path: str | Path) -> tuple[Llama, Tokenizer]:
     try:
         tokenizer = _read_vocabulary(path.with_name("tokenizer.bin"))
         with open(path, "rb") as file:
-            return _read(file, tokenizer, path), tokenizer
+            return _read_model(file, tokenizer, path), tokenizer
     except struct.error:
-        raise CheckpointError(f"{path} is damaged (it has no header)", MEND) from None
+        raise CheckpointError(f"{path} is damaged (it has no header)", FETCH_AGAIN) from None
     except OSError as error:
-        raise CheckpointError(f"{error.filename} cannot be read ({error.strerror})", MEND) from None
+        what = f"{error.filename} cannot be read ({error.strerror})"
+        raise CheckpointError(what, FETCH_AGAIN) from None
 
 
-def _read(file: BinaryIO, tokenizer: Tokenizer, path: Path) -> Llama:
-    header = struct.unpack("<7i", file.read(28))
-    config, tied = _config(header, path), header[5] > 0
-    check_vocabulary(tokenizer, config, path)
-    shapes = {name: weight.shape for name, weight in blank(config).state_dict().items()}
+def _read_model(file: BinaryIO, tokenizer: Tokenizer, path: Path) -> Llama:
+    header = dict(zip(HEADER_KEYS, HEADER.unpack(file.read(HEADER.size)), strict=True))
+    tied = header["vocab_size"] > 0
+    header["vocab_size"] = abs(header["vocab_size"])
+    config = config_from_huggingface({**header, "rms_norm_eps": 1e-5}, str(path))
+    check_llama_vocabulary(tokenizer, config, path)
+
+    # The file's size follows from the header: look before any memory is taken.
+    shapes = model_shapes(config)
+    names = _names_in_order(config.n_layers)
     angles = config.max_seq_len * config.head_dim
-    own_output = 0 if tied else shapes["output.weight"].numel()
-    counts = {name: shapes[name].numel() for name in _names(config.n_layers)}
-    size = 28 + 4 * (sum(counts.values()) + angles + own_output)
-    if path.stat().st_size != size:
-        raise CheckpointError(f"{path} has {path.stat().st_size} bytes, not {size}", MEND)
-    state = {
-        name: torch.from_numpy(np.fromfile(file, "<f4", count)).view(shapes[name])
-        for name, count in counts.items()
-    }
+    output = 0 if tied else shapes["output.weight"].numel()
+    numbers = sum(shapes[name].numel() for name in names) + angles + output
+    size = path.stat().st_size
+    if size != HEADER.size + 4 * numbers:
+        what = f"{path} has {size} bytes, not {HEADER.size + 4 * numbers}"
+        raise CheckpointError(what, FETCH_AGAIN)
+
+    def read(shape: torch.Size) -> Tensor:
+        return torch.from_numpy(np.fromfile(file, "<f4", shape.numel())).view(shape)
+
+    state = {name: read(shapes[name]) for name in names}
     file.seek(4 * angles, os.SEEK_CUR)
-    output = torch.from_numpy(np.fromfile(file, "<f4", own_output))
     embeddings = state["tok_embeddings.weight"]
-    state["output.weight"] = embeddings.clone() if tied else output.view(shapes["output.weight"])
-    return assemble(config, state)
-
-
-def _config(header: tuple[int, ...], path: Path) -> ModelConfig:
-    keys = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-            "num_key_value_heads", "vocab_size", "max_position_embeddings")  # fmt: skip
-    given = dict(zip(keys, header, strict=True)) | {"vocab_size": abs(header[5])}
-    return huggingface.config_from_huggingface({**given, "rms_norm_eps": 1e-5}, str(path))
+    state["output.weight"] = embeddings.clone() if tied else read(shapes["output.weight"])
+    return assemble_model(config, state)
 
 
 def _read_vocabulary(path: Path) -> Tokenizer:
-    marks = {0: Kind.UNKNOWN, Tokenizer.bos_id: Kind.CONTROL, Tokenizer.eos_id: Kind.CONTROL}
-    content, at, entries = path.read_bytes(), 4, []
-    while at < len(content):
-        head = content[at : at + 8]
+    content, position, entries = path.read_bytes(), 4, []
+    while position < len(content):
+        head = content[position : position + 8]
         score, length = struct.unpack("<fi", head) if len(head) == 8 else (0.0, -1)
-        text = content[at + 8 : at + 8 + length]
+        text = content[position + 8 : position + 8 + length]
         if not 0 <= length == len(text):
-            raise CheckpointError(f"{path} is damaged", MEND)
-        piece = text.decode(errors="replace")
-        kind = Kind.BYTE if re.fullmatch("<0x[0-9A-F]{2}>", piece) else Kind.NORMAL
-        kind = marks.get(len(entries), kind)
-        piece = piece.strip() if kind is Kind.CONTROL else piece.replace(" ", SPACE)
-        entries.append(Piece(piece, score, kind))
-        at += 8 + length
+            raise CheckpointError(f"{path} is damaged", FETCH_AGAIN)
+        entries.append(_piece(len(entries), text.decode(errors="replace"), score))
+        position += 8 + length
     return tokenizer_of(entries, path)
+
+
+def _piece(number: int, text: str, score: float) -> Piece:
+    """An entry of the file as SentencePiece has it."""
+    if number in MARKS:
+        return Piece(text.strip(), score, Kind.CONTROL)
+    kind = Kind.BYTE if re.fullmatch("<0x[0-9A-F]{2}>", text) else Kind.NORMAL
+    if number == Tokenizer.unk_id:
+        kind = Kind.UNKNOWN
+    return Piece(text.replace(" ", SPACE), score, kind)

@@ -11,7 +11,7 @@ to the hundreds of tasks that the paper does not have. ``minillama harness RUN -
 
 import json
 import warnings
-from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ import tyro
 from tqdm import tqdm
 
 from minillama.errors import CheckpointError, ConfigError, DataError, nearest
-from minillama.evaluate.multiple_choice import judgments, windows
-from minillama.evaluate.tasks import Question
-from minillama.files import write_json, write_text
-from minillama.inference.engine import generate
+from minillama.evaluate.generation import cut_at
+from minillama.evaluate.multiple_choice import score_requests
+from minillama.files import write_text
+from minillama.inference import Decoder, Sampling, generate_tokens
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
 from minillama.train.checkpoint import last_good, load_model
@@ -33,9 +33,9 @@ try:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import TemplateLM
     from lm_eval.api.registry import register_model
-    from lm_eval.models.utils import normalize_gen_kwargs
+    from lm_eval.models.utils import Collator, normalize_gen_kwargs
     from lm_eval.tasks import TaskManager
-    from lm_eval.utils import make_table
+    from lm_eval.utils import handle_non_serializable, make_table
 except ImportError as error:
     raise ConfigError(
         f"lm-evaluation-harness cannot be imported ({error})",
@@ -44,8 +44,10 @@ except ImportError as error:
 
 NEW_TOKENS = 256
 """Longest text where a task sets none, as in the harness's Hugging Face model."""
-Windows = list[tuple[list[int], int]]
-"""One request in parts that fit the model: ids, and where the completion begins."""
+BATCH_SIZE = 32
+"""Texts that are written side by side."""
+TokenRequest = tuple[tuple[str, str], list[int], list[int]]
+"""Context and continuation as strings, and the ids of each."""
 
 
 @register_model("minillama")
@@ -75,6 +77,11 @@ class HarnessModel(TemplateLM):
         context = self.model.config.max_seq_len
         self.max_length = min(max_length or context, context)
 
+    @cached_property
+    def decoder(self) -> Decoder:
+        """The weights as generation wants them, packed once."""
+        return Decoder(self.model)
+
     @property
     def eot_token_id(self) -> int:
         """The end mark."""
@@ -97,20 +104,14 @@ class HarnessModel(TemplateLM):
         return self.pieces.encode(string, bos=add_special_tokens is not False)
 
     def _loglikelihood_tokens(
-        self,
-        requests: list[tuple[tuple[str, str], list[int], list[int]]],
-        disable_tqdm: bool = False,
-        **others: object,
+        self, requests: list[TokenRequest], disable_tqdm: bool = False, **others: object
     ) -> list[tuple[float, bool]]:
-        """log P of each continuation in nats, and whether greedy decoding would write it.
-
-        Args:
-            requests: the two strings, ids of the context, ids of the continuation.
-            disable_tqdm: show no progress.
-        """
-        whole = [(before + after, len(before)) for _, before, after in requests]
-        warn_of_cuts(sum(len(ids) - 1 > self.max_length for ids, _ in whole), len(whole))
-        answers = self._judge([self._windows(*request) for request in whole], disable_tqdm)
+        """log P of each continuation in nats, and whether greedy decoding would write it."""
+        encoded = []
+        for _, context, continuation in requests:
+            encoded.append((context + continuation, len(context)))
+        self._warn_of_cuts([len(ids) - 1 for ids, _ in encoded], self.max_length)
+        answers = self._score(encoded, disable_tqdm)
         for (strings, *_), answer in zip(requests, answers, strict=True):
             self.cache_hook.add_partial("loglikelihood", strings, answer)
         return answers
@@ -119,28 +120,12 @@ class HarnessModel(TemplateLM):
         self, requests: list[Instance], disable_tqdm: bool = False
     ) -> list[float]:
         """log P of each text in nats, every token from as much of the text as fits."""
-        texts = [self.tok_encode(*request.args) for request in requests]
-        judged = self._judge([self._windows(ids, 1) for ids in texts], disable_tqdm)
-        return [value for value, _ in judged]
+        encoded = [(self.tok_encode(*request.args), 1) for request in requests]
+        return [value for value, _ in self._score(encoded, disable_tqdm)]
 
-    def _windows(self, ids: list[int], start: int) -> Windows:
-        """``ids[start:]`` in parts that fit ``max_length``; no part if nothing is to be scored."""
-        parts = windows(0, ids, start, self.max_length) if start < len(ids) else []
-        return [
-            ([*part.prefix, *part.rest], len(part.prefix) + len(part.rest) - part.scored)
-            for part in parts
-        ]
-
-    def _judge(self, requests: list[Windows], quiet: bool) -> list[tuple[float, bool]]:
-        """The sum over a request's parts; greedy is what is greedy in all of them."""
-        flat = [part for parts in requests for part in parts]
-        with tqdm(total=len(flat), desc="log-likelihoods", disable=quiet) as bar:
-            judged = iter(judgments(self.model, flat, bar.update))
-        answers = []
-        for parts in requests:
-            found = [next(judged) for _ in parts]
-            answers.append((sum(value for value, _ in found), all(best for _, best in found)))
-        return answers
+    def _score(self, encoded: list[tuple[list[int], int]], quiet: bool) -> list[tuple[float, bool]]:
+        with tqdm(desc="log-likelihoods", unit="window", disable=quiet) as bar:
+            return score_requests(self.model, encoded, bar.update, self.max_length)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """The text that follows each context, up to the first of its stop strings.
@@ -148,45 +133,56 @@ class HarnessModel(TemplateLM):
         A context that leaves no room for the new tokens loses its beginning; half of the model's
         positions are always its own.
         """
-        texts, cut = [], 0
-        for number, request in enumerate(tqdm(requests, "texts", disable=disable_tqdm)):
-            context, given = request.args
-            settings = normalize_gen_kwargs(given, NEW_TOKENS)
-            room = max(self.max_length - settings["max_gen_toks"], self.max_length // 2)
-            prompt = ending(self.pieces, context, room)
-            cut += prompt != context
-            texts.append(
-                generate(
-                    self.model, self.pieces, prompt,
-                    max_new_tokens=min(
-                        settings["max_gen_toks"], self.max_length - len(self.tok_encode(prompt)) + 1
-                    ),
-                    temperature=settings.get("temperature", 1) if settings["do_sample"] else 0,
-                    top_k=settings.get("top_k") or None, top_p=settings.get("top_p"),
-                    seed=number, stop=[stop for stop in settings["until"] if stop],
-                )
-            )  # fmt: skip
-            self.cache_hook.add_partial("generate_until", request.args, texts[-1])
-        warn_of_cuts(cut, len(requests))
+        collator = Collator(
+            [request.args for request in requests],
+            sort_fn=lambda args: -len(args[0]),
+            group_by="gen_kwargs",
+            group_fn=lambda args: args[1],
+        )
+        texts = []
+        with tqdm(total=len(requests), desc="texts", disable=disable_tqdm) as bar:
+            for seed, batch in enumerate(collator.get_batched(n=BATCH_SIZE)):
+                texts += self._write([context for context, _ in batch], batch[0][1], seed)
+                bar.update(len(batch))
+        texts = collator.get_original(texts)
+        for request, text in zip(requests, texts, strict=True):
+            self.cache_hook.add_partial("generate_until", request.args, text)
         return texts
 
+    def _write(self, contexts: list[str], gen_kwargs: dict[str, Any], seed: int) -> list[str]:
+        # What the harness asks for.
+        settings = normalize_gen_kwargs(gen_kwargs, NEW_TOKENS)
+        new_tokens = settings["max_gen_toks"]
+        until = [stop for stop in settings["until"] if stop]
+        sampling = Sampling(
+            temperature=settings.get("temperature", 1) if settings["do_sample"] else 0,
+            top_k=settings.get("top_k") or None,
+            top_p=settings.get("top_p"),
+        )
 
-def warn_of_cuts(cut: int, requests: int) -> None:
-    """Say how many contexts lost their beginning, if any."""
-    if cut:
-        warnings.warn(
-            f"{cut} of {requests} prompts are longer than the model's context: "
-            "their beginnings are left out", stacklevel=3,
+        # The ends of the contexts, side by side.
+        room = max(self.max_length - new_tokens, self.max_length // 2)
+        encoded = [self.tok_encode(context) for context in contexts]
+        self._warn_of_cuts([len(ids) for ids in encoded], room)
+        prompts = [ids[-room:] for ids in encoded]
+
+        def finished(row: int, new: list[int]) -> bool:
+            text = self.pieces.decode(new)
+            full = len(prompts[row]) + len(new) > self.max_length
+            return full or new[-1] == Tokenizer.eos_id or any(stop in text for stop in until)
+
+        written = generate_tokens(
+            self.decoder, prompts, sampling, new_tokens, seed=seed, finished=finished,
+            batch_size=BATCH_SIZE,
         )  # fmt: skip
+        # Decoding drops the blank before the first word, as the harness's Hugging Face model does.
+        return [cut_at(self.pieces.decode(ids), until) for ids in written]
 
-
-def ending(tokenizer: Tokenizer, text: str, most: int) -> str:
-    """As much of the end of a text as makes at most ``most`` ids, the begin mark included."""
-    ids, kept = tokenizer.encode(text), most
-    while len(tokenizer.encode(text, bos=True)) > most:  # cut off, a piece may become several
-        kept -= 1
-        text = tokenizer.decode(ids[-kept:]) if kept else ""
-    return text
+    def _warn_of_cuts(self, sizes: list[int], room: int) -> None:
+        cut = sum(size > room for size in sizes)
+        if cut:
+            prompts = f"{cut} of {len(sizes)} prompts are longer than the model's context"
+            warnings.warn(f"{prompts}: their beginnings are left out", stacklevel=3)
 
 
 def harness(
@@ -223,80 +219,34 @@ def harness(
         raise CheckpointError(f"{run} has no checkpoint", "name a run folder, or train it first")
     if not tasks or (limit is not None and limit < 1):
         raise ConfigError("there is nothing to ask", "name a task, and a limit of at least 1")
-    manager = find_tasks(tasks, include_path)
+    manager = find_harness_tasks(tasks, include_path)
     try:
         results = lm_eval.simple_evaluate(
             model="minillama",
             model_args={"checkpoint": str(run), "step": step, "device": device},
-            tasks=list(tasks), task_manager=manager, num_fewshot=num_fewshot,
-            limit=limit, log_samples=output is not None,
-        )  # fmt: skip
+            tasks=list(tasks),
+            task_manager=manager,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            log_samples=output is not None,
+        )
     except OSError as error:  # the hub's errors are among them
         reason = str(error).split("\n")[0]
         raise DataError(
             f"a task's data cannot be had: {reason}", "connect to the network, or name a task file"
         ) from error
     if output is not None:
-        write_json(output, plain(results))
+        write_text(output, json.dumps(results, indent=2, default=handle_non_serializable))
     return make_table(results)
 
 
-def find_tasks(tasks: tuple[str, ...], include_path: Path | None) -> TaskManager:
-    """The harness's index, which knows every one of ``tasks``."""
+def find_harness_tasks(tasks: tuple[str, ...], include_path: Path | None) -> TaskManager:
+    """The harness's index, which knows every one of ``tasks``. Raises ``ConfigError`` if not."""
     manager = TaskManager(include_path=include_path, include_defaults=False)
-    files = [name for name in tasks if Path(name).is_file()]
-    if not set(tasks) <= {*files, *manager.all_tasks}:
+    names = {name for name in tasks if not Path(name).is_file()}
+    if not names <= set(manager.all_tasks):
         manager = TaskManager(include_path=include_path)
-    for name in set(tasks) - {*files, *manager.all_tasks}:
-        raise ConfigError(
-            f"the harness has no task '{name}'", nearest(name, manager.all_tasks)[:300]
-        )
+    for name in names - set(manager.all_tasks):
+        hint = nearest(name, manager.all_tasks)[:300]
+        raise ConfigError(f"the harness has no task '{name}'", hint)
     return manager
-
-
-def plain(value: Any) -> Any:
-    """A copy of the harness's results in which all that JSON does not know is text."""
-    if isinstance(value, dict):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    return value if isinstance(value, str | int | float | None) else str(value)
-
-
-def write_task(questions: Sequence[Question], folder: Path, name: str) -> Path:
-    """Write questions as a task of the harness, ``NAME.yaml`` beside ``NAME.jsonl``.
-
-    Where the choices are in the context (WinoGrande), the harness wants the two sides exchanged:
-    contexts to choose from, and one ending.
-
-    Returns:
-        The task file, which ``harness`` takes for a task's name.
-    """
-    swapped = any(len({context for context, _ in question.requests}) > 1 for question in questions)
-    rows = []
-    for question in questions:
-        contexts, endings = zip(*question.requests, strict=True)
-        rows.append({
-            "query": endings[0] if swapped else contexts[0],
-            "choices": contexts if swapped else [text.removeprefix(" ") for text in endings],
-            "gold": question.answer,
-        })  # fmt: skip
-    data = folder / f"{name}.jsonl"
-    write_text(data, "".join(json.dumps(row) + "\n" for row in rows))
-    metrics = ("acc",) if swapped else ("acc", "acc_norm")
-    write_json(folder / f"{name}.yaml", {
-        "task": name,
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(data)}, "cache_dir": str(folder / "cache")},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "gold" if swapped else "{{query}}",
-        "doc_to_choice": "choices",
-        "doc_to_target": "query" if swapped else "gold",
-        "target_delimiter": "" if swapped else " ",
-        "metric_list": [
-            {"metric": metric, "aggregation": "mean", "higher_is_better": True}
-            for metric in metrics
-        ],
-    })  # JSON is YAML, too # fmt: skip
-    return folder / f"{name}.yaml"

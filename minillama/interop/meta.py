@@ -23,12 +23,13 @@ from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, ConfigError
 from minillama.files import write_json
 from minillama.interop.common import (
-    FLOATS,
-    MEND,
-    assemble,
-    blank,
+    FETCH_AGAIN,
+    assemble_model,
+    check_llama_vocabulary,
     check_size,
-    check_vocabulary,
+    check_tensors,
+    explained_write,
+    model_shapes,
     read_object,
     read_tokenizer,
     whole_folder,
@@ -36,9 +37,9 @@ from minillama.interop.common import (
 from minillama.model import Llama, rotary_angles
 from minillama.tokenizer import Tokenizer
 
-AXES = {"wq": 0, "wk": 0, "wv": 0, "w1": 0, "w3": 0, "output": 0,
-        "wo": 1, "w2": 1, "tok_embeddings": 1}  # fmt: skip
-"""Along which axis each matrix is cut: 0 rows, 1 columns (for embeddings, their features)."""
+ROWS = {"wq", "wk", "wv", "w1", "w3", "output"}
+COLUMNS = {"wo", "w2", "tok_embeddings"}
+"""Along which axis each matrix is cut (of embeddings, the columns are their features)."""
 
 SHARDS = (1, 2, 4, 8)
 """Meta's numbers of shards: 7B, 13B, 33B and 65B."""
@@ -48,15 +49,21 @@ RELEASES = 16
 """While a shard is read, its pages are given back so many times."""
 
 
-def axis_of(name: str) -> int | None:
-    """Where a weight is cut; None for the norms, which are not."""
-    return AXES.get(name.split(".")[-2])
+def cut_axis(name: str) -> int | None:
+    """Return the axis along which a weight is cut; None for the norms, which are not."""
+    matrix = name.split(".")[-2]
+    if matrix in ROWS:
+        return 0
+    return 1 if matrix in COLUMNS else None
 
 
-def part_shape(name: str, shape: torch.Size, shards: int) -> torch.Size:
-    """The shape of one shard's part of a weight."""
-    axis = axis_of(name)
-    return torch.Size(n // shards if i == axis else n for i, n in enumerate(shape))
+def shard_shapes(shapes: dict[str, torch.Size], shards: int) -> dict[str, torch.Size]:
+    """Return the shape of one shard's slice of every weight."""
+    cut = {}
+    for name, shape in shapes.items():
+        axis = cut_axis(name)
+        cut[name] = torch.Size(n // shards if i == axis else n for i, n in enumerate(shape))
+    return cut
 
 
 def save(model: Llama, tokenizer: Tokenizer, folder: str | Path, shards: int = 1) -> Path:
@@ -71,21 +78,18 @@ def save(model: Llama, tokenizer: Tokenizer, folder: str | Path, shards: int = 1
             otherwise than by another base.
     """
     folder, config = Path(folder), model.config
-    check_vocabulary(tokenizer, config, folder)
+    check_llama_vocabulary(tokenizer, config, folder)
     _check_divisible(config, shards)
     files = [f"consolidated.{rank:02}.pth" for rank in range(shards)]
-    params = {field: getattr(config, field) for field in (*SIZES, "norm_eps")} | {"vocab_size": -1}
+    params = {field: getattr(config, field) for field in (*SIZES, "norm_eps")}
+    params["vocab_size"] = -1
     if config.rope_base != ModelConfig.rope_theta:  # a field that Meta's first code did not know
         params["rope_theta"] = config.rope_base
-    try:
-        with whole_folder(folder, ".pth", files, "params.json") as aside:
-            for rank, file in enumerate(files):
-                torch.save(_part(model, rank, shards), aside / file)
-            tokenizer.save(aside / "tokenizer.model")
-            write_json(aside / "params.json", params)
-    except (OSError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise CheckpointError(f"cannot write {folder}: {reason}", "name another folder") from error
+    with explained_write(folder), whole_folder(folder, ".pth", files, "params.json") as tmp:
+        for rank, file in enumerate(files):
+            torch.save(_slice_model(model, rank, shards), tmp / file)
+        tokenizer.save(tmp / "tokenizer.model")
+        write_json(tmp / "params.json", params)
     return folder
 
 
@@ -93,24 +97,23 @@ def _check_divisible(config: ModelConfig, shards: int) -> None:
     if shards not in SHARDS:
         raise ConfigError(f"{shards} shards", f"Meta's format has {', '.join(map(str, SHARDS))}")
     for field in ("n_heads", "hidden_dim", "vocab_size"):  # heads divide dim
-        if getattr(config, field) % shards:
-            raise ConfigError(
-                f"{field} = {getattr(config, field)} cannot be cut into {shards} shards",
-                "choose fewer",
-            )
+        value = getattr(config, field)
+        if value % shards:
+            what = f"{field} = {value} cannot be cut into {shards} shards"
+            raise ConfigError(what, "choose fewer")
 
 
-def _part(model: Llama, rank: int, shards: int) -> dict[str, Tensor]:
+def _slice_model(model: Llama, rank: int, shards: int) -> dict[str, Tensor]:
     """What one shard holds, in memory of its own: else the file would hold the whole."""
-    part = {}
+    slices = {}
     for name, weight in model.state_dict().items():
-        axis = axis_of(name)
-        slice_ = weight if axis is None else weight.chunk(shards, axis)[rank]
-        part[name] = slice_.detach().cpu().clone(memory_format=torch.contiguous_format)
+        axis = cut_axis(name)
+        part = weight if axis is None else weight.chunk(shards, axis)[rank]
+        slices[name] = part.detach().cpu().clone(memory_format=torch.contiguous_format)
     config = model.config
     frequencies = rotary_angles(config.head_dim, 2, config.rope_base)[1]
-    part["rope.freqs"] = frequencies.to(model.output.weight.dtype)
-    return part
+    slices["rope.freqs"] = frequencies.to(model.output.weight.dtype)
+    return slices
 
 
 def load(folder: str | Path, max_seq_len: int = 2048) -> tuple[Llama, Tokenizer]:
@@ -130,13 +133,13 @@ def load(folder: str | Path, max_seq_len: int = 2048) -> tuple[Llama, Tokenizer]
     """
     folder = Path(folder)
     given = read_object(folder / "params.json")
-    pieces = folder / "tokenizer.model"
-    tokenizer = read_tokenizer(pieces if pieces.exists() else folder.parent / pieces.name)
+    own, shared = folder / "tokenizer.model", folder.parent / "tokenizer.model"
+    tokenizer = read_tokenizer(own if own.exists() else shared)
     config = _read_config(given, tokenizer, max_seq_len, folder / "params.json")
-    check_vocabulary(tokenizer, config, folder)
+    check_llama_vocabulary(tokenizer, config, folder)
     files = _find_shards(folder)
     _check_divisible(config, len(files))
-    return assemble(config, _join(files, config)), tokenizer
+    return assemble_model(config, _join_shards(files, config)), tokenizer
 
 
 def _read_config(
@@ -148,9 +151,9 @@ def _read_config(
         norm_eps = float(given["norm_eps"])
         rope_theta = float(given.get("rope_theta", ModelConfig.rope_theta))
     except KeyError as error:
-        raise CheckpointError(f"{source} lacks {error}", MEND) from None
+        raise CheckpointError(f"{source} lacks {error}", FETCH_AGAIN) from None
     except (TypeError, ValueError, OverflowError) as error:
-        raise CheckpointError(f"{source} is malformed ({error})", MEND) from None
+        raise CheckpointError(f"{source} is malformed ({error})", FETCH_AGAIN) from None
     plain = {"n_kv_heads": settings["n_heads"], "ffn_dim_multiplier": 1, "use_scaled_rope": False}
     for key, value in plain.items():
         if given.get(key) not in (None, value):
@@ -171,28 +174,26 @@ def _read_config(
 def _find_shards(folder: Path) -> list[Path]:
     """The files of all ranks, in order."""
     found = {file.name for file in folder.glob("consolidated.*.pth")}
-    ranks = [int(m[1]) for name in found if (m := re.fullmatch(r"consolidated\.(\d\d)\.pth", name))]
-    count = max(ranks, default=0) + 1
+    matches = [re.fullmatch(r"consolidated\.(\d\d)\.pth", name) for name in found]
+    count = max((int(match[1]) for match in matches if match), default=0) + 1
     names = [f"consolidated.{rank:02}.pth" for rank in range(count)]
     if missing := sorted(set(names) - found):
-        raise CheckpointError(f"{folder / missing[0]} does not exist", MEND)
+        raise CheckpointError(f"{folder / missing[0]} does not exist", FETCH_AGAIN)
     if count not in SHARDS:
-        raise CheckpointError(f"{folder} holds {count} shards, not 1, 2, 4 or 8", MEND)
+        raise CheckpointError(f"{folder} holds {count} shards, not 1, 2, 4 or 8", FETCH_AGAIN)
     return [folder / name for name in names]
 
 
-def _join(files: list[Path], config: ModelConfig) -> dict[str, Tensor]:
+def _join_shards(files: list[Path], config: ModelConfig) -> dict[str, Tensor]:
     """All weights, put together shard by shard and tensor by tensor."""
-    shapes = {name: weight.shape for name, weight in blank(config).state_dict().items()}
-    dtypes: dict[str, torch.dtype] = {}
+    shapes = model_shapes(config)
+    dtypes = {name: tensor.dtype for name, tensor in _open_shard(files[0]).items()}
     for file in files:  # before any memory is taken
-        _check(file, _open(file), shapes, dtypes, len(files))
-    state: dict[str, Tensor] = {}
+        _check_shard(file, shapes, dtypes, len(files))
+    state = {name: torch.empty(shape, dtype=dtypes[name]) for name, shape in shapes.items()}
     for rank, file in enumerate(files):
-        for name, part in _stream(file):
-            if rank == 0:
-                state[name] = torch.empty(shapes[name], dtype=part.dtype)
-            axis = axis_of(name)
+        for name, part in _stream_shard(file):
+            axis = cut_axis(name)
             if axis is not None:
                 state[name].chunk(len(files), axis)[rank].copy_(part)
             elif rank == 0:  # a norm, of which every shard has a copy
@@ -200,59 +201,44 @@ def _join(files: list[Path], config: ModelConfig) -> dict[str, Tensor]:
     return state
 
 
-def _check(
-    file: Path,
-    part: dict[str, Tensor],
-    shapes: dict[str, torch.Size],
-    dtypes: dict[str, torch.dtype],
-    shards: int,
+def _check_shard(
+    file: Path, shapes: dict[str, torch.Size], dtypes: dict[str, torch.dtype], shards: int
 ) -> None:
-    """Names, shapes and types of a shard against the model's and the other shards'."""
-    if wrong := sorted(part.keys() ^ shapes.keys()):
-        problem = "has an unknown tensor" if wrong[0] in part else "lacks the tensor"
-        raise CheckpointError(f"{file} {problem} '{wrong[0]}'", "it is not of params.json's model")
-    for other in set(SHARDS) - {shards}:
-        if all(part[name].shape == part_shape(name, s, other) for name, s in shapes.items()):
-            raise CheckpointError(
-                f"{file} is one of {other} shards, but the folder holds {shards}", MEND
-            )
-    for name, shape in shapes.items():
-        found, expected = part[name], part_shape(name, shape, shards)
-        if found.shape != expected or found.dtype not in FLOATS:
-            raise CheckpointError(
-                f"{file}: '{name}' is {tuple(found.shape)} {found.dtype}, not {tuple(expected)} of "
-                "a float type",
-                "it is not of params.json's model",
-            )
-        if dtypes.setdefault(name, found.dtype) != found.dtype:
-            raise CheckpointError(
-                f"{file}: '{name}' is {found.dtype}, but {dtypes[name]} in the first shard", MEND
-            )
+    """Names, shapes and types of a shard against the model's and the first shard's."""
+    found = _open_shard(file)
+    found_shapes = {name: tensor.shape for name, tensor in found.items()}
+    for other in SHARDS:
+        if other != shards and found_shapes == shard_shapes(shapes, other):
+            what = f"{file} is one of {other} shards, but the folder holds {shards}"
+            raise CheckpointError(what, FETCH_AGAIN)
+    check_tensors(found, shard_shapes(shapes, shards), file)
+    for name, tensor in found.items():
+        if tensor.dtype != dtypes[name]:
+            what = f"{file}: '{name}' is {tensor.dtype}, but {dtypes[name]} in the first shard"
+            raise CheckpointError(what, FETCH_AGAIN)
 
 
-def _stream(file: Path) -> Iterator[tuple[str, Tensor]]:
+def _stream_shard(file: Path) -> Iterator[tuple[str, Tensor]]:
     """The weights of a shard, one after another.
 
     Pages of a map that have been read count as memory until the map is closed, so it is opened anew
     now and then.
     """
-    opened, read = _open(file), 0
+    opened, read = _open_shard(file), 0
     for name in list(opened):
         if read > file.stat().st_size / RELEASES:
-            opened, read = _open(file), 0
+            opened, read = _open_shard(file), 0
         read += opened[name].nbytes
         yield name, opened[name]
 
 
-def _open(file: Path) -> dict[str, Tensor]:
+def _open_shard(file: Path) -> dict[str, Tensor]:
     """The weights of a shard, mapped and not yet read."""
     try:
-        part = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{file} is damaged or holds more than weights, which could run code",
-            "get it from another source",
-        ) from None
+        what = f"{file} is damaged or holds more than weights, which could run code"
+        raise CheckpointError(what, "get it from another source") from None
     except OSError as error:
         reason = error.strerror or error
         raise CheckpointError(f"{file} cannot be read ({reason})", "check it") from None
@@ -260,14 +246,14 @@ def _open(file: Path) -> dict[str, Tensor]:
         reason = str(error).split("\n")[0].split(". ")[0]
         if not zipfile.is_zipfile(file):
             reason = "no zip archive, which checkpoints are"
-        raise CheckpointError(f"{file} is damaged ({reason})", MEND) from None
-    if not isinstance(part, dict) or not all(map(_is_plain, part, part.values())):
-        raise CheckpointError(f"{file} holds no plain table of weights", MEND)
+        raise CheckpointError(f"{file} is damaged ({reason})", FETCH_AGAIN) from None
+    if not isinstance(content, dict) or not all(map(_is_weight, content, content.values())):
+        raise CheckpointError(f"{file} holds no plain table of weights", FETCH_AGAIN)
     # Frequencies follow from the configuration. The first release had them in every layer.
-    return {name: value for name, value in part.items() if not name.endswith("rope.freqs")}
+    return {name: value for name, value in content.items() if not name.endswith("rope.freqs")}
 
 
-def _is_plain(name: Any, value: Any) -> bool:
+def _is_weight(name: Any, value: Any) -> bool:
     """A named tensor with numbers in it: not sparse, and not a shape alone."""
     is_tensor = isinstance(name, str) and isinstance(value, Tensor)
     return is_tensor and value.layout is torch.strided and value.device.type == "cpu"

@@ -5,16 +5,18 @@ have been read count as memory.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from huggingface_hub import StateDictSplit
+from huggingface_hub.serialization import split_state_dict_into_shards_factory
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from minillama.errors import CheckpointError
 from minillama.files import write_json
-from minillama.interop.common import MEND, read_object
+from minillama.interop.common import FETCH_AGAIN, read_object
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -22,83 +24,66 @@ MAX_BYTES = 5_000_000_000
 """The usual limit of one file."""
 
 
-def plan(sizes: Mapping[str, int], max_bytes: int = MAX_BYTES) -> dict[str, list[str]]:
-    """Which tensors go into which file: in order, and one that is too large has its own.
-
-    Args:
-        sizes: the bytes of every tensor.
-        max_bytes: of one file, headers not counted.
-    """
-    parts: list[list[str]] = []
-    current: list[str] = []
-    used = 0
-    for name, size in sizes.items():
-        if size > max_bytes:
-            parts.append([name])
-            continue
-        if used + size > max_bytes:
-            parts.append(current)
-            current, used = [], 0
-        current.append(name)
-        used += size
-    parts += [current] if current else []
-    if len(parts) == 1:
-        return {SINGLE: parts[0]}
-    return {f"model-{i:05}-of-{len(parts):05}.safetensors": part for i, part in enumerate(parts, 1)}
+def plan_shards(sizes: Mapping[str, int], max_bytes: int = MAX_BYTES) -> StateDictSplit:
+    """Decide which tensors, given by their bytes, go into which file of at most ``max_bytes``."""
+    return split_state_dict_into_shards_factory(
+        dict(sizes),
+        get_storage_size=lambda size: size,
+        filename_pattern="model{suffix}.safetensors",
+        max_shard_size=max_bytes,
+    )
 
 
-def write(
-    folder: Path,
-    files: Mapping[str, Iterable[str]],
-    sizes: Mapping[str, int],
-    tensor: Callable[[str], Tensor],
-) -> None:
-    """Write the files of a ``plan``; of the tensors, only those of one file exist at a time."""
+def write_shards(folder: Path, plan: StateDictSplit, tensor: Callable[[str], Tensor]) -> None:
+    """Write the files of a plan; of the tensors, only those of one file exist at a time."""
     parameters = 0
-    for file, names in files.items():
+    for file, names in plan.filename_to_tensors.items():
         content = {name: tensor(name) for name in names}
         parameters += sum(weight.numel() for weight in content.values())
         save_file(content, folder / file, metadata={"format": "pt"})
-    if list(files) != [SINGLE]:
-        places = {name: file for file, names in files.items() for name in names}
-        totals = {"total_parameters": parameters, "total_size": sum(sizes.values())}
-        weight_map = dict(sorted(places.items()))
+    if plan.is_sharded:
+        totals = {"total_parameters": parameters, **plan.metadata}
+        weight_map = dict(sorted(plan.tensor_to_filename.items()))
         write_json(folder / INDEX, {"metadata": totals, "weight_map": weight_map})
 
 
-def find(folder: Path) -> dict[str, Path]:
-    """The file of every tensor.
+def find_tensors(folder: Path) -> dict[str, Path]:
+    """Return the file of every tensor.
 
     Raises:
         CheckpointError: a file is missing or damaged, or the index is not of these files.
     """
     single, index = folder / SINGLE, folder / INDEX
     if not index.exists():
-        return dict.fromkeys(header(single), single)
+        return dict.fromkeys(read_names(single), single)
     if single.exists():
         raise CheckpointError(f"{folder} holds {SINGLE} and {INDEX}", "remove what is not wanted")
-    places = read_object(index).get("weight_map")
-    if not isinstance(places, dict) or not places:
-        raise CheckpointError(f"{index} names no file", MEND)
-    for file in places.values():
-        if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
-            raise CheckpointError(f"{index} names {file!r}, which is not in its folder", MEND)
+    places = _read_index(index)
     for file in sorted(set(places.values())):
-        here = header(folder / file).keys()
-        if wrong := sorted(here ^ {name for name in places if places[name] == file}):
+        here = set(read_names(folder / file))
+        listed = {name for name, place in places.items() if place == file}
+        if wrong := sorted(here ^ listed):
             problem = "has" if wrong[0] in here else "lacks"
             where = f"in {places[wrong[0]]}" if wrong[0] in places else "nowhere"
             what = f"{problem} the tensor '{wrong[0]}', which the index has {where}"
-            raise CheckpointError(f"{folder / file} {what}", MEND)
+            raise CheckpointError(f"{folder / file} {what}", FETCH_AGAIN)
     return {name: folder / file for name, file in places.items()}
 
 
-def header(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file, with shapes and types and without numbers."""
-    return {name: read(path, name).to("meta") for name in _names(path)}
+def _read_index(index: Path) -> dict[str, str]:
+    """The file of every tensor, all in the index's own folder."""
+    places = read_object(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise CheckpointError(f"{index} names no file", FETCH_AGAIN)
+    for file in places.values():
+        if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
+            what = f"{index} names {file!r}, which is not in its folder"
+            raise CheckpointError(what, FETCH_AGAIN)
+    return places
 
 
-def _names(path: Path) -> list[str]:
+def read_names(path: Path) -> list[str]:
+    """Return the names of the tensors in one file. Raises ``CheckpointError``."""
     try:
         with safe_open(path, framework="pt") as file:
             return list(file.keys())
@@ -108,7 +93,7 @@ def _names(path: Path) -> list[str]:
         raise CheckpointError(f"{path} is damaged ({error})", "fetch it again") from None
 
 
-def read(path: Path, name: str) -> Tensor:
-    """One tensor, on the pages of the file: to be copied and let go."""
+def read_tensor(path: Path, name: str) -> Tensor:
+    """Return one tensor, on the pages of the file: to be copied and let go."""
     with safe_open(path, framework="pt") as file:
         return file.get_tensor(name)

@@ -9,7 +9,9 @@ where ``Tokenizer`` keeps it apart. No SentencePiece or protobuf is needed to re
 
 from typing import Any
 
-import sentencepiece
+import tokenizers
+from sentencepiece import SentencePieceProcessor
+from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from minillama.errors import ConfigError
 from minillama.tokenizer import SPACE, Tokenizer
@@ -18,87 +20,75 @@ MARKS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 """The control pieces 0, 1 and 2."""
 
 
-def merges(processor: sentencepiece.SentencePieceProcessor) -> list[tuple[str, str]]:
-    """All pairs of pieces whose union is a piece, the best union first."""
-    normal = {}
+def merge_rules(processor: SentencePieceProcessor) -> list[tuple[str, str]]:
+    """Return all pairs of pieces whose union is a piece, the best union first."""
+    scores = {}
     for i in range(processor.get_piece_size()):
-        if not (processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i)):
-            normal[processor.id_to_piece(i)] = processor.get_score(i)
+        special = processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i)
+        if not special:
+            scores[processor.id_to_piece(i)] = processor.get_score(i)
     rules = []
-    for piece in sorted(normal, key=normal.__getitem__, reverse=True):
-        halves = ((piece[:cut], piece[cut:]) for cut in range(1, len(piece)))
-        rules += [pair for pair in halves if normal.keys() >= set(pair)]
+    for piece in sorted(scores, key=scores.__getitem__, reverse=True):
+        for cut in range(1, len(piece)):
+            left, right = piece[:cut], piece[cut:]
+            if left in scores and right in scores:
+                rules.append((left, right))
     return rules
 
 
-def tokenizer_json(tokenizer: Tokenizer) -> dict[str, Any]:
-    """The content of ``tokenizer.json``.
+def fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
+    """Build the tokenizer of the ``tokenizers`` library that cuts text as ours does.
 
     Raises:
         ConfigError: the tokenizer is no BPE, or changes the text before it cuts it.
     """
-    processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
+    processor = SentencePieceProcessor(model_proto=tokenizer.model)
+    ids = range(tokenizer.vocab_size)
     if processor.normalize(" ﬁ  x ") != f"{SPACE * 2}ﬁ{SPACE * 2}x{SPACE}":
         raise ConfigError("the tokenizer normalizes text", "use one that leaves text as it is")
-    if any(processor.get_score(i) % 1 for i in range(tokenizer.vocab_size)):
+    if any(processor.get_score(i) % 1 for i in ids):
         raise ConfigError("the tokenizer is no BPE (its scores are no ranks)", "use one that is")
-    pieces = [processor.id_to_piece(i) for i in range(tokenizer.vocab_size)]
-    space = {"type": "Replace", "pattern": {"String": " "}, "content": SPACE}
-    blank = {"type": "Replace", "pattern": {"String": SPACE}, "content": " "}
-    mark = dict(single_word=False, lstrip=False, rstrip=False, normalized=False, special=True)
-    begin = {"SpecialToken": {"id": MARKS["bos_token"], "type_id": 0}}
-    first, second = ({"Sequence": {"id": name, "type_id": 0}} for name in "AB")
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [{"id": i, "content": m, **mark} for i, m in enumerate(MARKS.values())],
-        "normalizer": {
-            "type": "Sequence",
-            "normalizers": [{"type": "Prepend", "prepend": SPACE}, space],
-        },
-        "pre_tokenizer": None,
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [begin, first],
-            "pair": [begin, first, second],
-            "special_tokens": {
-                "<s>": {"id": "<s>", "ids": [Tokenizer.bos_id], "tokens": ["<s>"]},
-            },
-        },
-        "decoder": {
-            "type": "Sequence",
-            "decoders": [
-                blank,
-                {"type": "ByteFallback"},
-                {"type": "Fuse"},
-                {"type": "Strip", "content": " ", "start": 1, "stop": 0},
-            ],
-        },
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": MARKS["unk_token"],
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": True,
-            "byte_fallback": True,
-            "ignore_merges": False,
-            "vocab": {piece: i for i, piece in enumerate(pieces)},
-            "merges": merges(processor),
-        },
-    }
+    model = models.BPE(
+        vocab={processor.id_to_piece(i): i for i in ids},
+        merges=merge_rules(processor),
+        unk_token=MARKS["unk_token"],
+        fuse_unk=True,
+        byte_fallback=True,
+    )
+    fast = tokenizers.Tokenizer(model)
+    # Text to pieces: one space in front, every space visible; the begin mark is put before.
+    space = normalizers.Replace(" ", SPACE)
+    fast.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), space])
+    fast.add_special_tokens(
+        [AddedToken(mark, normalized=False, special=True) for mark in MARKS.values()]
+    )
+    begin = MARKS["bos_token"]
+    fast.post_processor = processors.TemplateProcessing(
+        single=f"{begin} $A", pair=f"{begin} $A $B", special_tokens=[(begin, Tokenizer.bos_id)]
+    )
+    # Pieces to text: spaces, bytes joined to characters, the space in front taken off.
+    fast.decoder = decoders.Sequence(
+        [
+            decoders.Replace(SPACE, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return fast
 
 
 def tokenizer_config(max_seq_len: int) -> dict[str, Any]:
-    """The content of ``tokenizer_config.json``: use ``tokenizer.json`` exactly as it is.
+    """Return the content of ``tokenizer_config.json``: use ``tokenizer.json`` exactly as it is.
 
     ``split_special_tokens``: marks typed as text, such as "<s>", are ordinary characters.
+    ``model_input_names``: models of this kind know no token types.
     """
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **MARKS,
         "split_special_tokens": True,
         "clean_up_tokenization_spaces": False,
+        "model_input_names": ["input_ids", "attention_mask"],
         "model_max_length": max_seq_len,
     }

@@ -33,8 +33,8 @@ class Piece(NamedTuple):
     kind: int
 
 
-def pieces(tokenizer: Tokenizer) -> list[Piece]:
-    """All pieces, in the order of their ids."""
+def read_pieces(tokenizer: Tokenizer) -> list[Piece]:
+    """Return all pieces, in the order of their ids."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
 
     def kind(i: int) -> Kind:
@@ -49,23 +49,31 @@ def pieces(tokenizer: Tokenizer) -> list[Piece]:
 
 
 def tokenizer_of(entries: Iterable[Piece], source: object) -> Tokenizer:
-    """The tokenizer with these pieces; ``source`` is named in errors.
+    """Build the tokenizer with these pieces; ``source`` is named in errors.
 
     Raises:
         CheckpointError: they are no vocabulary.
     """
-    parts = [
-        _message(1, _message(1, text.encode()) + _float(2, score) + _number(3, kind))
-        for text, score, kind in entries
+    parts = []
+    for text, score, kind in entries:
+        parts.append(_message(1, _message(1, text.encode()) + _float(2, score) + _number(3, kind)))
+    trainer = [
+        _number(3, 2),  # BPE
+        _number(4, len(parts)),
+        _number(35, 1),  # byte fallback
+        _number(40, Tokenizer.unk_id),
+        _number(41, Tokenizer.bos_id),
+        _number(42, Tokenizer.eos_id),
     ]
-    bpe, byte_fallback = _number(3, 2), _number(35, 1)
-    marks = _number(40, Tokenizer.unk_id) + _number(41, Tokenizer.bos_id)
-    trainer = bpe + _number(4, len(parts)) + byte_fallback + marks + _number(42, Tokenizer.eos_id)
-    add_space, remove_spaces, show_spaces = _number(3, 1), _number(4, 0), _number(5, 1)
-    normalizer = _message(1, b"identity") + add_space + remove_spaces + show_spaces
-    model = b"".join(parts) + _message(2, trainer) + _message(3, normalizer)
+    normalizer = [
+        _message(1, b"identity"),
+        _number(3, 1),  # one space in front
+        _number(4, 0),  # all spaces are kept
+        _number(5, 1),  # and made visible
+    ]
+    parts += [_message(2, b"".join(trainer)), _message(3, b"".join(normalizer))]
     try:
-        return Tokenizer(model)
+        return Tokenizer(b"".join(parts))
     except (RuntimeError, ValueError):
         raise CheckpointError(
             f"{source} holds no SentencePiece vocabulary", "make it anew"

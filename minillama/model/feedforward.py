@@ -11,10 +11,12 @@ class FeedForward(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.w1 = nn.Linear(config.dim, config.hidden_dim, bias=False)  # gate
-        self.w2 = nn.Linear(config.hidden_dim, config.dim, bias=False)  # down
-        self.w3 = nn.Linear(config.dim, config.hidden_dim, bias=False)  # up
+        dim, hidden_dim = config.dim, config.hidden_dim
+        self.w1 = nn.Linear(dim, hidden_dim, bias=False)  # gate
+        self.w2 = nn.Linear(hidden_dim, dim, bias=False)  # down
+        self.w3 = nn.Linear(dim, hidden_dim, bias=False)  # up
 
     def forward(self, x: Tensor) -> Tensor:
         """Transform each position of ``x (batch, seq, dim)`` on its own; same shape."""
-        return self.w2(F.silu(self.w1(x)) * self.w3(x))
+        gate = F.silu(self.w1(x))  # (B, T, hidden_dim)
+        return self.w2(gate * self.w3(x))

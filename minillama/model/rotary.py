@@ -34,13 +34,14 @@ def rotary_table(head_dim: int, positions: int, theta: float = 10_000.0) -> Tens
 def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
     """Turn each feature pair of ``x (batch, seq, heads, head_dim)`` by its position's angle.
 
-    ``table (seq, head_dim / 2, 2)`` is the slice of ``rotary_table`` for these positions. Equal to
-    multiplying by e^{i m theta} with the pair read as a complex number.
+    ``table (seq, head_dim / 2, 2)`` holds the rows of ``rotary_table`` for these positions. A pair
+    is read as a complex number and multiplied by e^{i m theta}.
     """
     wide = torch.promote_types(x.dtype, torch.float32)  # complex numbers need at least 32 bits
-    pairs = torch.view_as_complex(x.to(wide).unflatten(-1, (-1, 2)))  # (B, T, H, head_dim / 2)
-    turns = torch.view_as_complex(table.to(wide))[:, None, :]  # (T, 1, head_dim / 2)
-    return torch.view_as_real(pairs * turns).flatten(-2).type_as(x)
+    pairs = x.to(wide).unflatten(-1, (-1, 2))  # (B, T, H, head_dim / 2, 2)
+    turns = torch.view_as_complex(table.to(wide))
+    turned = torch.view_as_complex(pairs) * turns.unsqueeze(-2)  # the same for every head
+    return torch.view_as_real(turned).flatten(-2).type_as(x)
 
 
 def scaled_frequencies(config: ModelConfig) -> Tensor:
@@ -95,8 +96,7 @@ def model_table(config: ModelConfig) -> Tensor:
 
     Scaling is part of the table, so that a position's turn never changes: keys may be kept.
     """
-    if config.rope_scaling is None:
-        return rotary_table(config.head_dim, config.max_seq_len, config.rope_theta)
     positions = torch.arange(config.max_seq_len, dtype=torch.float32)
     angles = torch.outer(positions, scaled_frequencies(config))
-    return torch.stack((angles.cos(), angles.sin()), dim=-1) * attention_factor(config)
+    table = torch.stack((angles.cos(), angles.sin()), dim=-1)
+    return table * attention_factor(config)

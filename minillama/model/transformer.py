@@ -1,17 +1,21 @@
 """The LLaMA model: embeddings, pre-norm blocks, a final norm, and an untied output matrix."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from functools import partial
 
 from torch import Tensor, nn
 
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, DataError
-from minillama.model.attention import Attention, LayerCache
+from minillama.model.attention import Attention, Mix, causal_attention
 from minillama.model.feedforward import FeedForward
 from minillama.model.loss import linear_cross_entropy
 from minillama.model.norm import RMSNorm
 from minillama.model.rotary import model_table
+
+LayerMix = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+"""A ``Mix`` that is also given the number of the layer."""
 
 
 class TransformerBlock(nn.Module):
@@ -24,9 +28,9 @@ class TransformerBlock(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x: Tensor, table: Tensor, cache: LayerCache | None = None) -> Tensor:
-        """``x (batch, seq, dim)`` to the same shape; the others as in ``Attention``."""
-        x = x + self.attention(self.attention_norm(x), table, cache)
+    def forward(self, x: Tensor, table: Tensor, mix: Mix = causal_attention) -> Tensor:
+        """Transform ``x (batch, seq, dim)``; the other arguments are those of ``Attention``."""
+        x = x + self.attention(self.attention_norm(x), table, mix)
         return x + self.feed_forward(self.ffn_norm(x))
 
 
@@ -71,20 +75,12 @@ class Llama(nn.Module):
         else:
             nn.init.normal_(weight, std=std)
 
-    def forward(
-        self,
-        tokens: Tensor,
-        targets: Tensor | None = None,
-        cache: Sequence[LayerCache] | None = None,
-        start: int = 0,
-    ) -> Tensor:
+    def forward(self, tokens: Tensor, targets: Tensor | None = None) -> Tensor:
         """Predict the next token at every position.
 
         Args:
             tokens: ``(batch, seq)`` int64.
             targets: ``(batch, seq)`` int64, the token that follows each; -100 is not counted.
-            cache: when generating, one for each layer; see ``minillama.inference.kv_cache``.
-            start: the position of the first of these tokens, that is how many the cache holds.
 
         Returns:
             Logits ``(batch, seq, vocab_size)``, or with targets the mean loss (a scalar, in nats).
@@ -92,20 +88,42 @@ class Llama(nn.Module):
         Raises:
             DataError: the sequence is longer than the context.
         """
-        end = start + tokens.shape[1]
-        if end > self.config.max_seq_len:
-            raise DataError(
-                f"a sequence of {end} tokens exceeds the context of {self.config.max_seq_len}",
-                "shorten it, or use a model with a larger max_seq_len",
-            )
-        x = self.tok_embeddings(tokens)  # (B, T, dim)
-        table = self.rotary[start:end]
-        for i, layer in enumerate(self.layers):
-            x = layer(x, table) if cache is None else layer(x, table, cache[i])
-        x = self.norm(x)
+        x = self.hidden_states(tokens)
         if targets is None:
             return self.output(x)  # (B, T, vocab_size)
         return self.loss(x, targets)
+
+    def hidden_states(
+        self, tokens: Tensor, mix: LayerMix | None = None, positions: Tensor | None = None
+    ) -> Tensor:
+        """What the output matrix reads: embeddings, all blocks and the last norm.
+
+        Every way through the model is this one: a key-value cache, packed rows and pictures of
+        attention are each a ``mix`` of their own.
+
+        Args:
+            tokens: ``(batch, seq)`` int64; or with positions and a mix any shape, such as rows of
+                different lengths end to end.
+            mix: what attends in place of ``causal_attention``.
+            positions: where the tokens stand, of their shape or ``(seq,)``; 0, 1, ... without it.
+
+        Returns:
+            ``(batch, seq, dim)``.
+
+        Raises:
+            DataError: the sequence is longer than the context.
+        """
+        seq, context = tokens.shape[-1], self.config.max_seq_len
+        if positions is None and seq > context:
+            raise DataError(
+                f"a sequence of {seq} tokens exceeds the context of {context}",
+                "shorten it, or use a model with a larger max_seq_len",
+            )
+        table = self.rotary[:seq] if positions is None else self.rotary[positions]
+        x = self.tok_embeddings(tokens)  # (B, T, dim)
+        for i, layer in enumerate(self.layers):
+            x = layer(x, table) if mix is None else layer(x, table, partial(mix, i))
+        return self.norm(x)
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
         """Mean cross-entropy in nats of the next token, without the full table of logits.

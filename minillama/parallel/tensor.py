@@ -22,7 +22,6 @@ shrinks n times.
 """
 
 from functools import partial
-from typing import Any
 
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -40,7 +39,6 @@ from torch.distributed.tensor.parallel import (
 )
 
 from minillama.efficient.block_backward import BlockByHand, Exchange
-from minillama.errors import ConfigError
 from minillama.model.loss import Vocabulary, linear_cross_entropy
 from minillama.model.transformer import Llama
 
@@ -78,7 +76,7 @@ def plan(sequence: bool) -> dict[str, ParallelStyle]:
     stream = Shard(1) if sequence else Replicate()  # the residual stream, (batch, seq, dim)
     norm = SequenceParallel(use_local_output=True)
     norm.sequence_sharding = (stream,)
-    into_attention = PrepareModuleInput(  # x, the rotary table (a plain tensor), the cache
+    into_attention = PrepareModuleInput(  # x, the rotary table (a plain tensor), the mix
         input_layouts=(stream, None, None), desired_input_layouts=(Replicate(), None, None)
     )
     into_feed_forward = PrepareModuleInput(input_layouts=stream, desired_input_layouts=Replicate())
@@ -188,22 +186,9 @@ class SplitVocabulary(Vocabulary):
 
 
 def _split_forward(
-    model: Llama,
-    exchange: TensorGroup,
-    tokens: Tensor,
-    targets: Tensor | None = None,
-    cache: Any = None,
+    model: Llama, exchange: TensorGroup, tokens: Tensor, targets: Tensor | None = None
 ) -> Tensor:
-    """As ``Llama.forward``. A sequence that does not divide evenly is filled up at its end.
-
-    Raises:
-        ConfigError: a cache was given.
-    """
-    if cache is not None:
-        raise ConfigError(
-            "a model that is split over processes cannot generate with a cache",
-            "load its checkpoint in one process",
-        )
+    """As ``Llama.forward``. A sequence that does not divide evenly is filled up at its end."""
     seq = tokens.shape[1]
     if exchange.sequence and (missing := -seq % exchange.size):
         tokens = F.pad(tokens, (0, missing))  # no earlier position sees them

@@ -120,12 +120,15 @@ def fingerprint(
     sources: Path, downloads: Path, own_texts: Path | None, settings: tuple[Any, ...]
 ) -> str:
     """What the corpus depends on: packages, versions, settings, benchmarks, texts of the user's."""
-    files = [(path, downloads) for paths in local_files(downloads).values() for path in paths]
-    if own_texts:
-        files += [(path, own_texts) for path in sorted(own_texts.rglob("*.txt")) if path.is_file()]
-    contents = [(str(path.relative_to(folder)), sha256(path)) for path, folder in files]
-    parts = [load_sources(sources), settings, recipe_versions(), contents]
-    return hashlib.sha256(repr(parts).encode(errors="replace")).hexdigest()
+    parts = [load_sources(sources), settings, recipe_versions()]
+    for paths in local_files(downloads).values():
+        parts += [(path.name, sha256(path)) for path in paths]
+    for path in sorted(own_texts.rglob("*.txt")) if own_texts else ():
+        if path.is_file():
+            name = str(path.relative_to(own_texts))
+            parts.append((name, sha256(path)))
+    content = repr(parts).encode(errors="replace")
+    return hashlib.sha256(content).hexdigest()
 
 
 def _build(

@@ -7,7 +7,7 @@ tensors, of which each operation computes shape, type and size but no numbers.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -58,6 +58,10 @@ class Rank:
     peak: int
     """Bytes in use at once during forward and backward, when Adam's moments rest."""
     sent: list[Collective]
+
+    def bytes_sent(self, key: tuple[str, str]) -> int:
+        """Bytes sent along an axis of the mesh by one kind of collective."""
+        return totals(self.sent).get(key, (0, 0))[1]
 
 
 @dataclass(frozen=True)
@@ -133,56 +137,50 @@ class DryRun:
 
     def render(self) -> str:
         """The summary, then what each simulated rank holds and sends."""
-        config, ranks = self.config, self.ranks
+        rows: list[list[str]] = []
+
+        def add(name: str, of_rank: Callable[[Rank], str] = lambda _: "", last: str = "") -> None:
+            rows.append([name, *map(of_rank, self.ranks), last])
+
+        add(" x ".join(AXES), lambda rank: times(rank.place))
+        add("parameters held", lambda rank: f"{rank.parameters:,}")
+        add("")
+        add("shards", last="whole")
+        for name, (whole, _) in self.ranks[0].shards.items():
+            add(name, lambda rank, name=name: times(rank.shards[name][1]), times(whole))
+        add("")
+        add("memory, GiB", lambda _: "after the step", "at the peak")
+        for name, size in self.memory.items():
+            add(name, lambda rank, name=name: gib(rank.held.get(name)), gib(size))
+        calculated = sum(self.memory.values()) - self.memory["Adam's moments"]
+        add("peak without moments", lambda rank: gib(rank.peak), gib(calculated))
+        add("")
+        add("sent in a step, GiB", last="calculated")
+        formula = totals(self.traffic)
+        for key in sorted(formula.keys() | totals(self.ranks[0].sent).keys()):
+            calculated = formula.get(key, (0, 0))[1]
+            add(" ".join(key), lambda rank, key=key: gib(rank.bytes_sent(key)), gib(calculated))
+        add("collectives", lambda rank: f"{len(rank.sent):,}")
+
+        config = self.config
         lines = [
             f"{config.name}: {config.model.num_parameters():,} parameters on",
             *self.summary(),
             f"{config.batch_tokens:,} tokens a step, {config.total_steps:,} steps.",
             describe_corpus(config),
             "",
+            text_table(["", *(f"rank {rank.rank:,}" for rank in self.ranks), ""], rows),
         ]
-        rows = [
-            [" x ".join(AXES), *(" x ".join(map(str, rank.place)) for rank in ranks), ""],
-            ["parameters held", *(f"{rank.parameters:,}" for rank in ranks), ""],
-            *self._shard_rows(),
-            *self._memory_rows(),
-            *self._traffic_rows(),
-        ]
-        lines.append(text_table(["", *(f"rank {rank.rank:,}" for rank in ranks), ""], rows))
         if config.parallel.tensor > 1 and config.parallel.sequence:
             lines.append(ON_GPUS)
         return "\n".join(lines)
 
     __str__ = render
 
-    def _shard_rows(self) -> list[list[str]]:
-        rows = self._section("shards", "", "whole")
-        for name, (whole, _) in self.ranks[0].shards.items():
-            shapes = [*(rank.shards[name][1] for rank in self.ranks), whole]
-            rows.append([name, *(" x ".join(map(str, shape)) for shape in shapes)])
-        return rows
 
-    def _memory_rows(self) -> list[list[str]]:
-        rows = self._section("memory, GiB", "after the step", "at the peak")
-        for name, size in self.memory.items():
-            rows.append([name, *(gib(rank.held.get(name)) for rank in self.ranks), gib(size)])
-        calculated = sum(self.memory.values()) - self.memory["Adam's moments"]
-        peaks = [gib(rank.peak) for rank in self.ranks]
-        rows.append(["peak without moments", *peaks, gib(calculated)])
-        return rows
-
-    def _traffic_rows(self) -> list[list[str]]:
-        rows = self._section("sent in a step, GiB", "", "calculated")
-        columns = [totals(rank.sent) for rank in self.ranks] + [totals(self.traffic)]
-        for key in sorted(set().union(*columns)):
-            sent = [sums.get(key, (0, 0))[1] for sums in columns]
-            rows.append([" ".join(key), *map(gib, sent)])
-        rows.append(["collectives", *(f"{len(rank.sent):,}" for rank in self.ranks), ""])
-        return rows
-
-    def _section(self, title: str, each: str, last: str) -> list[list[str]]:
-        blank = [""] * (len(self.ranks) + 2)
-        return [blank, [title, *(each for _ in self.ranks), last]]
+def times(sizes: tuple[int, ...]) -> str:
+    """``8192 x 22016``."""
+    return " x ".join(map(str, sizes))
 
 
 def gib(size: float | None) -> str:
@@ -276,10 +274,9 @@ def take_step(
     with FakeMemory(there) as memory, counted_bytes(world.mesh) as sent:
         backward(step_model, batch, config, world)
     optimizer.step()
-    moments = [
-        local_part(state[name]) for state in optimizer.state.values()
-        for name in ("exp_avg", "exp_avg_sq")
-    ]  # fmt: skip
+    moments = 0
+    for state in optimizer.state.values():
+        moments += local_part(state["exp_avg"]).nbytes + local_part(state["exp_avg_sq"]).nbytes
     return Rank(
         rank=world.rank,
         place=tuple(world.mesh.get_coordinate()) if world.mesh else (world.rank, 0, 0),
@@ -292,7 +289,7 @@ def take_step(
         held={
             "weights": sum(weight.nbytes for weight in weights.values()),
             "gradients": sum(local_part(weight.grad).nbytes for weight in model.parameters()),
-            "Adam's moments": sum(moment.nbytes for moment in moments),
+            "Adam's moments": moments,
         },
         peak=memory.peak,
         sent=sent,

@@ -1,24 +1,24 @@
 """Checks for the exercises of notebook 08 (parallelism); threads play the processes."""
 
-import queue
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from minillama.teach.checking import (
-    NotYet,
     close,
+    compare,
+    diagnose,
     exercise,
     expect,
-    is_number,
-    same_number,
-    same_tensor,
+    returned,
     seeded,
+    several,
 )
 
 PATIENCE = 1.0
@@ -29,69 +29,69 @@ class _Stuck(Exception):
     """A rank waited for a message that never came."""
 
 
-def _together(size: int, play: Callable[[int], Any]) -> list[Any]:
-    """``play(rank)`` for all ranks at once; raises the first error that is not a vain wait."""
-    results, errors = [None] * size, []
-
-    def run(rank: int) -> None:
-        try:
-            results[rank] = play(rank)
-        except Exception as error:  # noqa: BLE001  (a student's code may raise anything)
-            errors.append(error)
-
-    threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(size)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise min(errors, key=lambda error: isinstance(error, _Stuck))
-    return results
+Exchange = Callable[[Tensor], list[Tensor]]
 
 
-def _play_ring(answer: Callable, given: Tensor) -> tuple[list[Any], list[int]]:
-    """Results of all ranks, and the numbers that each passed on; ``given (rank, piece, number)``"""
-    size = len(given)
-    inboxes, passed = [queue.Queue() for _ in range(size)], [0] * size
+def _play(size: int, act: Callable[[int, Exchange], Any], message: str) -> list[Any]:
+    """Return ``act(rank, exchange)`` of all ranks, each on a thread.
 
-    def play(rank: int) -> Any:
-        def pass_on(tensor: Tensor) -> Tensor:
-            passed[rank] += tensor.numel()
-            inboxes[(rank + 1) % size].put(tensor.clone())
+    ``exchange(tensor)`` waits until all ranks have given a tensor, and returns them all. Raises the
+    first error of a rank; if ranks only waited in vain for others, ``NotYet``, naming ``message``.
+    """
+    meeting, box = threading.Barrier(size), [None] * size
+
+    def run(rank: int) -> Any:
+        def exchange(tensor: Tensor) -> list[Tensor]:
+            box[rank] = tensor.clone()
             try:
-                return inboxes[rank].get(timeout=PATIENCE)
-            except queue.Empty:
+                meeting.wait(PATIENCE)
+                everyone = list(box)
+                meeting.wait(PATIENCE)
+            except threading.BrokenBarrierError:
                 raise _Stuck from None
+            return everyone
 
-        return answer(rank, list(given[rank].clone()), pass_on)
+        return act(rank, exchange)
 
-    try:
-        return _together(size, play), passed
-    except _Stuck:
-        hint = "one waits for a message that nobody sends; all must call pass_on equally often"
-        raise NotYet(f"{size} ranks: {hint}") from None
+    with ThreadPoolExecutor(size) as pool:
+        futures = [pool.submit(run, rank) for rank in range(size)]
+    errors = [future.exception() for future in futures if future.exception()]
+    for error in errors:
+        if not isinstance(error, _Stuck):
+            raise error
+    hint = f"a rank waits for the others: all must call {message} equally often"
+    expect(not errors, f"{size} ranks: {hint}")
+    return [future.result() for future in futures]
+
+
+def _pass_round(
+    answer: Callable, given: Tensor, passed: list[int], rank: int, exchange: Exchange
+) -> Any:
+    """Return what a rank makes of ``given (rank, piece, number)``; count what it passes on."""
+
+    def pass_on(tensor: Tensor) -> Tensor:
+        passed[rank] += tensor.numel()
+        return exchange(tensor)[rank - 1]
+
+    return answer(rank, list(given[rank].clone()), pass_on)
 
 
 @exercise
 def check_ring(answer: Callable) -> str:
-    """``answer(rank, pieces, pass_on) -> pieces``, the sums over all ranks, piece by piece.
-
-    ``pieces`` are as many tensors as there are ranks; ``pass_on(tensor)`` gives a tensor to the
-    next rank, and returns what the one before gave.
-    """
+    """``answer(rank, pieces, pass_on) -> pieces``, the sums over all ranks, piece by piece."""
     for size in (2, 3, 5):
         given = seeded(size, size, 4, seed=size)
-        results, passed = _play_ring(answer, given)
+        passed = [0] * size
+        results = _play(size, partial(_pass_round, answer, given, passed), "pass_on")
         for rank, result in enumerate(results):
             call = f"{size} ranks: rank {rank}"
-            expect(result is not None, "your function returned None; return the list of pieces")
+            returned(result, "the list of pieces")
             expect(len(result) == size, f"return {size} pieces, not {len(result)}")
-            finished = [i for i in range(size) if close(result[i], given[:, i].sum(0))]
-            expect(
-                len(finished) != 1,
-                f"{call} has one finished sum, of piece {finished}: pass the finished ones round, "
-                f"{size - 1} turns more",
-            )
+            sums = zip(result, given.sum(0), strict=True)
+            finished = [i for i, (piece, total) in enumerate(sums) if close(piece, total)]
+            turns = f"pass the finished ones round, {size - 1} turns more"
+            one = f"has one finished sum, of piece {finished}: {turns}"
+            expect(len(finished) != 1, f"{call} {one}")
             expect(len(finished) == size, f"{call} has the right sums of pieces {finished} only")
         least = 2 * (size - 1) * 4
         expect(
@@ -102,59 +102,40 @@ def check_ring(answer: Callable) -> str:
     return "2 (n - 1) pieces from each rank, to its neighbor only"
 
 
-def _play_sum(answer: Callable, tensors: tuple[Tensor, ...], size: int) -> tuple[list[Any], ...]:
-    """Of all ranks: the results, the sizes of the sums that were asked for, and the FLOP."""
-    meeting, box = threading.Barrier(size), [None] * size
-    sums, flops = [[] for _ in range(size)], [0] * size
+def _multiply(
+    answer: Callable, tensors: tuple, sums: list, flops: list, rank: int, exchange: Exchange
+) -> Any:
+    """Return what a rank makes of ``tensors``; note its FLOP and the sizes of its sums."""
 
-    def play(rank: int) -> Any:
-        def add_up(tensor: Tensor) -> Tensor:
-            sums[rank].append(tensor.numel())
-            box[rank] = tensor
-            try:
-                meeting.wait(PATIENCE)
-                total = torch.stack(box).sum(0)
-                meeting.wait(PATIENCE)
-            except threading.BrokenBarrierError:
-                raise _Stuck from None
-            return total
+    def add_up(tensor: Tensor) -> Tensor:
+        sums[rank].append(tensor.numel())
+        return sum(exchange(tensor))
 
-        with FlopCounterMode(display=False) as counter:
-            result = answer(*(t.clone() for t in tensors), rank, size, add_up)
-        flops[rank] = counter.get_total_flops()
-        return result
-
-    try:
-        return _together(size, play), sums, flops
-    except _Stuck:
-        raise NotYet("one rank waits for the others: all must call add_up equally often") from None
+    with FlopCounterMode(display=False) as counter:
+        result = answer(*(t.clone() for t in tensors), rank, len(sums), add_up)
+    flops[rank] = counter.get_total_flops()
+    return result
 
 
 @exercise
 def check_split_feed_forward(answer: Callable) -> str:
-    """``answer(x, w1, w2, w3, rank, size, add_up) -> w2(SiLU(w1 x) * w3 x)`` on every rank.
-
-    Each rank multiplies by its share of the three matrices; ``add_up(tensor)`` is the sum over the
-    ranks, the only message.
-    """
+    """``answer(x, w1, w2, w3, rank, size, add_up) -> w2(SiLU(w1 x) * w3 x)`` on every rank."""
     for size, dim, hidden in ((1, 4, 8), (2, 6, 16), (4, 8, 24)):
         x, w2 = seeded(2, 3, dim, seed=hidden), seeded(dim, hidden, seed=1)
         w1, w3 = seeded(2, hidden, dim, seed=2)
         right = F.linear(F.silu(x @ w1.T) * (x @ w3.T), w2)
-        results, sums, flops = _play_sum(answer, (x, w1, w2, w3), size)
+        sums, flops = [[] for _ in range(size)], [0] * size
+        results = _play(size, partial(_multiply, answer, (x, w1, w2, w3), sums, flops), "add_up")
         call = f"{size} ranks, hidden width {hidden}"
-        expect(results[0] is not None, "your function returned None; return (batch, seq, dim)")
+        returned(results[0], "(batch, seq, dim)")
         alone = all(isinstance(result, Tensor) for result in results) and not any(sums)
+        parts = size > 1 and alone and close(sum(results), right)
         expect(
-            size == 1 or not (alone and close(sum(results), right)),
-            f"{call}: each rank returns its part of a sum; nobody has added up the parts",
+            not parts, f"{call}: each rank returns its part of a sum; nobody has added up the parts"
         )
+        every = f"it is {size} times too large: every rank did all of the work"
         for result in results:
-            expect(
-                size == 1 or not close(result, size * right),
-                f"{call}: the result is {size} times too large: every rank did all of the work",
-            )
-            same_tensor(result, right, f"{call}: the result")
+            compare(f"{call}: the result", result, right, {every: size * right})
         expect(
             max(flops) * size <= 6 * x.numel() * hidden,
             f"{call}: right, but a rank multiplies by more than 1 / {size} of the matrices",
@@ -168,14 +149,11 @@ def check_split_feed_forward(answer: Callable) -> str:
 
 @exercise
 def check_mesh_sequences(answer: Callable) -> str:
-    """``answer(rank, world, tensor, batch) -> numbers of the sequences that this rank reads``.
-
-    The ranks of a tensor group are neighbors: 0 to tensor - 1, and so on.
-    """
+    """``answer(rank, world, tensor, batch) -> numbers of the sequences that this rank reads``."""
     for world, tensor, batch in ((4, 1, 8), (2, 2, 4), (4, 2, 8), (16, 4, 8)):
         call = f"{batch} sequences on {world} ranks, tensor = {tensor}"
         given = [answer(rank, world, tensor, batch) for rank in range(world)]
-        expect(given[0] is not None, "your function returned None; return a list of numbers")
+        returned(given[0], "a list of numbers")
         parts = [[int(number) for number in part] for part in given]
         for rank, part in enumerate(parts):
             first = rank // tensor * tensor
@@ -184,94 +162,70 @@ def check_mesh_sequences(answer: Callable) -> str:
                 f"{call}: rank {rank} reads {part} and rank {first} {parts[first]}; they hold "
                 "pieces of the same matrices and need the same input",
             )
-        expect(
-            len(parts[0]) == batch // (world // tensor),
-            f"{call}: rank 0 reads {len(parts[0])} sequences; the batch is shared by "
-            f"{world // tensor} groups",
-        )
+        groups, count = world // tensor, len(parts[0])
+        shared = f"rank 0 reads {count} sequences; the batch is shared by {groups} groups"
+        expect(count == batch // groups, f"{call}: {shared}")
         joined = sum(parts[::tensor], [])
-        expect(
-            sorted(joined) == list(range(batch)),
-            f"{call}: together the groups read {joined}; each sequence is to be read by one group",
-        )
+        once = f"together the groups read {joined}; each sequence is to be read by one group"
+        expect(sorted(joined) == list(range(batch)), f"{call}: {once}")
         expect(joined == sorted(joined), f"{call}: give each group one unbroken stretch, in order")
     return "the batch is cut by groups, not by ranks"
 
 
 @exercise
 def check_sharded_bytes(answer: Callable) -> str:
-    """``answer(parameters, shard, replicate, passes) -> bytes`` that a rank sends in a step.
-
-    In each of ``passes`` micro-batches all weights are gathered twice, in bfloat16, and gradients
-    reduced and scattered once, in float32; once a step, replicas average what they have.
-    """
+    """``answer(parameters, shard, replicate, passes) -> bytes`` that a rank sends in a step."""
     for parameters, shard, replicate, passes in (
         (8_000, 8, 1, 1), (8_000, 8, 1, 4), (8_000, 4, 5, 1), (6_400, 16, 4, 2), (6_400, 1, 4, 1),
     ):  # fmt: skip
-        given = answer(parameters, shard, replicate, passes)
-        call = f"{parameters:,} parameters, shard {shard}, replicate {replicate}, {passes} passes"
-        ring = (shard - 1) / shard
-        inside = passes * ring * 8 * parameters
-        between = 2 * (replicate - 1) / replicate * 4 * parameters
-        right = inside + between / shard
+        one_pass = (shard - 1) / shard * 8 * parameters
+        inside = passes * one_pass
+        between = 2 * (replicate - 1) / replicate * 4 * parameters / shard
+        whole = passes * 8 * parameters if shard > 1 else 0
         wrong = {
-            "each pass gathers the weights twice: forward, and again backward":
-                inside * 6 / 8 + between / shard,
-            "weights travel in bfloat16, 2 bytes; only gradients have 4":
-                inside * 12 / 8 + between / shard,
-            "a process need not send its own piece to itself: (n - 1) / n":
-                (inside / ring if ring else 0) + between / shard,
-            "a replica averages only the piece that it keeps, 1 / shard of the gradients":
-                inside + between,
-            "the replicas' mean is taken once a step, not once a pass":
-                inside + passes * between / shard,
-            "every pass gathers and scatters": inside / passes + between / shard,
+            "each pass gathers the weights twice, also backward": inside * 3 / 4 + between,
+            "weights travel in bfloat16, 2 bytes; only gradients have 4": inside * 3 / 2 + between,
+            "a process need not send its own piece to itself: (n - 1) / n": whole + between,
+            "a replica averages only its piece, 1 / shard of all": inside + between * shard,
+            "the replicas' mean is taken once a step, not once a pass": inside + passes * between,
+            "every pass gathers and scatters": one_pass + between,
             "the replicas' mean is missing": inside,
-        }  # fmt: skip
-        for hint, value in wrong.items():
-            told = is_number(given, value) and not is_number(value, right)
-            expect(not told, f"{call}: {hint}")
-        same_number(given, right, call, tolerance=1e-6)
+        }
+        diagnose(
+            answer, (parameters, shard, replicate, passes), inside + between, wrong, tolerance=1e-6
+        )
     return "8 bytes a parameter and pass inside the group, little between the groups"
 
 
 @exercise
 def check_mesh_choice(answer: Callable) -> str:
-    """``answer(gpus, heads, fits, sent) -> (shard, tensor)``: of the meshes that fit, the quietest.
+    """``answer(gpus, heads, fits, sent) -> (shard, tensor)``, the quietest mesh that fits."""
 
-    ``fits(shard, tensor)`` says whether a GPU's memory suffices, ``sent(shard, tensor)`` how many
-    bytes it sends in a step. ``shard * tensor`` divides ``gpus`` and ``tensor`` divides ``heads``.
-    None if nothing fits.
-    """
+    def sent(shard: int, tensor: int) -> float:
+        return 8 * (1 - 1 / shard) / tensor + tensor / 3 + 1 / shard / tensor
+
     for gpus, heads, least in ((8, 8, 8), (16, 12, 4), (48, 6, 24), (64, 52, 16), (32, 32, 1)):
-        meshes = [
-            (shard, tensor)
-            for tensor in range(1, gpus + 1)
-            for shard in range(1, gpus + 1)
-            if gpus % (shard * tensor) == 0 and heads % tensor == 0
-        ]
 
         def fits(shard: int, tensor: int, least: int = least) -> bool:
             return shard * tensor >= least and tensor * shard**0.5 >= least**0.5
 
-        def sent(shard: int, tensor: int, gpus: int = gpus) -> float:
-            return 8 * (1 - 1 / shard) / tensor + tensor / 3 + 1 / shard / tensor
-
-        right = min((m for m in meshes if fits(*m)), key=lambda mesh: sent(*mesh))
-        given = answer(gpus, heads, fits, sent)
-        call = f"{gpus} GPUs, {heads} heads"
+        tensors = [n for n in range(1, gpus + 1) if gpus % n == 0 and heads % n == 0]
+        meshes = [
+            (shard, tensor)
+            for tensor in tensors
+            for shard in range(1, gpus + 1)
+            if gpus % (shard * tensor) == 0 and fits(shard, tensor)
+        ]
+        given, call = answer(gpus, heads, fits, sent), f"{gpus} GPUs, {heads} heads"
         expect(given is not None, f"{call}: you returned None, but some mesh fits")
-        pair = isinstance(given, tuple | list) and len(given) == 2
-        expect(pair, f"{call}: return a pair (shard, tensor), not {given!r}")
-        shard, tensor = (int(number) for number in given)
-        expect(
-            gpus % (shard * tensor) == 0,
-            f"{call}: shard {shard} x tensor {tensor} = {shard * tensor} does not divide {gpus}",
-        )
+        shard, tensor = (int(number) for number in several(given, 2, "(shard, tensor)"))
+        mesh, total = f"shard {shard} x tensor {tensor}", shard * tensor
+        expect(gpus % total == 0, f"{call}: {mesh} = {total} does not divide {gpus}")
         expect(heads % tensor == 0, f"{call}: tensor {tensor} does not divide {heads} heads")
-        expect(fits(shard, tensor), f"{call}: shard {shard} x tensor {tensor} does not fit")
-        better = f"shard {shard} x tensor {tensor} fits, but another mesh sends less"
-        expect(sent(shard, tensor) <= sent(*right), f"{call}: {better}")
+        expect(fits(shard, tensor), f"{call}: {mesh} does not fit")
+        least_sent = min(sent(*other) for other in meshes)
+        better = f"{mesh} fits, but another mesh sends less"
+        expect(sent(shard, tensor) <= least_sent, f"{call}: {better}")
     nothing = answer(4, 4, lambda shard, tensor: False, lambda shard, tensor: 1.0)
     expect(nothing is None, "return None when nothing fits")
     return "memory says which meshes are possible, the network which of them is best"

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from minillama.teach.checking import exercise, expect, is_number, same_number
+from minillama.teach.checking import compare, diagnose, exercise, expect, returned
 
 
 def _merged(symbols: list[str], left: str, right: str) -> list[str]:
@@ -28,25 +28,19 @@ def check_merge(answer: Callable) -> str:
         ("th e th e", "th", "e"),
     ]  # fmt: skip
     for text, left, right in cases:
-        symbols = text.split()
+        symbols, handed = text.split(), text.split()
+        given = returned(answer(handed, left, right), "the new list of symbols")
         call = f"merge({symbols}, {left!r}, {right!r})"
-        handed = list(symbols)
-        given = answer(handed, left, right)
-        expect(given is not None, "your function returned None; return the new list of symbols")
         expect(isinstance(given, list), f"{call} should be a list but is a {type(given).__name__}")
-        wanted = _merged(symbols, left, right)
         expect(handed == symbols, f"{call} changed the list that it was given: build a new one")
-        expect(
-            "".join(given) == "".join(symbols),
-            f"{call} spells {''.join(given)!r}: letters were lost or doubled",
-        )
-        found = wanted.count(left + right) - symbols.count(left + right)
-        expect(
-            found < 2 or given.count(left + right) > 1,
-            f"{call} = {given}: only the first pair was merged",
-        )
-        expect(found or given == symbols, f"{call} = {given}: no two neighbors are that pair")
-        expect(given == wanted, f"{call} = {given} and should be {wanted}")
+        lost = f"spells {''.join(given)!r}: letters were lost or doubled"
+        expect("".join(given) == "".join(symbols), f"{call} {lost}")
+        wanted = _merged(symbols, left, right)
+        pairs = wanted.count(left + right) - symbols.count(left + right)
+        all_pairs = pairs < 2 or given.count(left + right) > 1
+        expect(all_pairs, f"{call} = {given}: only the first pair was merged")
+        expect(pairs or given == symbols, f"{call} = {given}: no two neighbors are that pair")
+        compare(call, given, wanted)
     return "pairs are found from left to right, without overlap"
 
 
@@ -54,24 +48,16 @@ def check_merge(answer: Callable) -> str:
 def check_fall_back(answer: Callable) -> str:
     """``answer(character) -> piece ids`` of a character without a piece of its own."""
     for character in ("é", "ß", "س", "猫", "🦙", "A"):
-        given = answer(character)
-        call = f"fall_back({character!r})"
-        expect(given is not None, f"{call} is None; replace `return None` by your answer")
-        ids = [int(number) for number in given]
-        content = character.encode("utf-8")
-        expect(
-            character == "A" or ids not in ([ord(character)], [ord(character) + 3]),
-            f"{call}: {ids[0]} comes from the character's number in Unicode; take its bytes",
-        )
-        expect(
-            ids != list(content),
-            f"{call}: those are the bytes; piece 0 is <unk>, and byte 0 is piece 3",
-        )
-        expect(
-            len(ids) == len(content),
-            f"{call} has {len(ids)} ids; in UTF-8 this character takes {len(content)} bytes",
-        )
-        expect(ids == [3 + byte for byte in content], f"{call} = {ids}: wrong ids")
+        content, place = list(character.encode("utf-8")), ord(character)
+        size = f"in UTF-8 this character takes {len(content)} bytes"
+        wrong = {
+            "that is the character's number in Unicode; take its bytes": [place],
+            "that is 3 + the character's number in Unicode; take its bytes": [3 + place],
+            "those are the bytes; piece 0 is <unk>, and byte 0 is piece 3": content,
+            f"that is UTF-32; {size}": [3 + byte for byte in character.encode("utf-32-le")],
+            f"that is UTF-16; {size}": [3 + byte for byte in character.encode("utf-16-le")],
+        }
+        diagnose(answer, (character,), [3 + byte for byte in content], wrong)
     return "one to four pieces for any character of any script"
 
 
@@ -79,56 +65,41 @@ def check_fall_back(answer: Callable) -> str:
 def check_bits_per_byte(answer: Callable) -> str:
     """``answer(loss, tokens, n_bytes) -> bits per byte``; the loss is in nats per token."""
     for loss, tokens, n_bytes in ((2.0, 100, 400), (1.75, 1000, 1000), (5.545, 10, 55)):
-        given = answer(loss, tokens, n_bytes)
-        call = f"bits_per_byte({loss}, {tokens}, {n_bytes})"
-        bits = loss / math.log(2)
-        expect(
-            not is_number(given, loss * tokens / n_bytes),
-            f"{call}: that is nats per byte; one bit is ln 2 nats",
-        )
-        expect(
-            not is_number(given, loss * math.log(2) * tokens / n_bytes),
-            f"{call}: a nat is more than a bit, so there must be more bits than nats",
-        )
-        expect(tokens == n_bytes or not is_number(given, bits), f"{call}: that is bits per token")
-        expect(
-            tokens == n_bytes or not is_number(given, bits * n_bytes / tokens),
-            f"{call}: a token spans several bytes, so a byte costs less than a token",
-        )
-        same_number(given, bits * tokens / n_bytes, call)
+        bits, share = loss / math.log(2), tokens / n_bytes
+        turned = loss * math.log(2) * share
+        wrong = {
+            "that is nats per byte; one bit is ln 2 nats": loss * share,
+            "a nat is more than a bit, so there must be more bits than nats": turned,
+            "that is bits per token": bits,
+            "a token spans several bytes, so a byte costs less than a token": bits / share,
+        }
+        diagnose(answer, (loss, tokens, n_bytes), bits * share, wrong)
     return "the same for every vocabulary: what the text costs, not how it was cut"
 
 
 @exercise
 def check_stream(answer: Callable) -> str:
     """``answer(pieces) -> list of str``: what can be shown after each piece of bytes."""
-    for text in ("plain", "naïve café", "llama: 🦙!", "猫と🦙"):
+    texts = ("plain", "naïve café", "llama: 🦙!", "猫と🦙")
+    for text, size in ((text, size) for text in texts for size in (1, 2, 3)):
         content = text.encode("utf-8")
-        for size in (1, 2, 3):
-            pieces = [content[i : i + size] for i in range(0, len(content), size)]
-            given = answer(list(pieces))
-            call = f"stream({pieces})"
-            expect(given is not None, "your function returned None; return a list of strings")
-            expect(
-                isinstance(given, list) and all(isinstance(part, str) for part in given),
-                f"{call} should be a list of strings",
-            )
-            expect(
-                not any("\ufffd" in part for part in given),
-                f"{call} shows U+FFFD: hold back the bytes of an unfinished character",
-            )
-            shown = "".join(given)
-            expect(len(shown) >= len(text), f"{call} shows {shown!r}: characters were lost")
-            expect(shown == text, f"{call} shows {shown!r} instead of {text!r}")
-            expect(
-                len(given) == len(pieces),
-                f"{call} has {len(given)} parts for {len(pieces)} "
-                "pieces: one (perhaps empty) string for each",
-            )
-            sizes = [len(b"".join(pieces[: i + 1])) for i in range(len(pieces))]
-            whole = [len(content[:n].decode("utf-8", errors="ignore")) for n in sizes]
-            early = [len("".join(given[: i + 1])) for i in range(len(pieces))]
-            expect(early == whole, f"{call}: a character is shown later than with its last byte")
+        pieces = [content[i : i + size] for i in range(0, len(content), size)]
+        given, call = returned(answer(list(pieces)), "a list of strings"), f"stream({pieces})"
+        listed = isinstance(given, list) and all(isinstance(part, str) for part in given)
+        expect(listed, f"{call} should be a list of strings")
+        shown = "".join(given)
+        unfinished = f"{call} shows U+FFFD: hold back the bytes of an unfinished character"
+        expect("\ufffd" not in shown, unfinished)
+        expect(len(shown) >= len(text), f"{call} shows {shown!r}: characters were lost")
+        expect(shown == text, f"{call} shows {shown!r} instead of {text!r}")
+        parts = f"has {len(given)} parts for {len(pieces)} pieces"
+        one_each = f"{call} {parts}: one (perhaps empty) string for each"
+        expect(len(given) == len(pieces), one_each)
+        read = sent = ""
+        for part, end in zip(given, range(size, len(content) + size, size), strict=True):
+            sent = content[:end].decode("utf-8", errors="ignore")
+            read += part
+            expect(read == sent, f"{call}: a character is shown later than with its last byte")
     return "every character appears with its last byte, none in halves"
 
 
@@ -137,23 +108,15 @@ def check_best_vocabulary(answer: Callable) -> str:
     """``answer(bytes_per_token, body, width)`` is the vocabulary in which a byte costs least."""
     fertility = {1000: 2.0, 2000: 2.5, 4000: 2.9, 8000: 3.2, 16_000: 3.4}
 
-    def best(tables: int, body: int, width: int) -> int:
-        return min(
-            fertility, key=lambda pieces: (body + tables * pieces * width) / fertility[pieces]
-        )
+    def cheapest(body: int, output: int) -> int:
+        costs = {n: (body + output * n) / size for n, size in fertility.items()}
+        return min(costs, key=costs.get)
 
     for body, width in ((40_000, 32), (1_200_000, 128), (24_000_000, 512), (300_000_000, 1024)):
-        given = answer(dict(fertility), body, width)
-        call = f"best_vocabulary(bytes_per_token, {body:,}, {width})"
-        expect(given is not None, f"{call} is None; replace `return None` by your answer")
-        key = isinstance(given, int) and given in fertility
-        expect(key, f"{call} = {given!r}: return one of the keys {list(fertility)}")
-        right = best(1, body, width)
-        mistakes = {
-            best(2, body, width): "count only the output layer; the input embedding is a look-up",
-            max(fertility): "the tokens are few, but each also meets V d weights of the output",
-            min(fertility): "the tokens are cheap, but count by the byte, not by the token",
+        wrong = {
+            "count only the output layer; the input is a look-up": cheapest(body, 2 * width),
+            "few tokens, but each also meets V d weights of the output": 16_000,
+            "the tokens are cheap, but count by the byte, not by the token": 1000,
         }
-        hint = mistakes.get(given, f"it should be {right:,}")
-        expect(given == right, f"{call} = {given:,}: {hint}")
+        diagnose(answer, (fertility, body, width), cheapest(body, width), wrong)
     return "the larger the body, the more pieces pay"

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from minillama.teach.checking import exercise, expect, without_string_hash
+from minillama.teach.checking import exercise, expect, number, returned, without_string_hash
 
 SAME_LINES = (
     ("See also", "SEE ALSO", "in case"),
@@ -28,9 +28,8 @@ OTHER_LINES = (
 def check_line_key(answer: Callable) -> str:
     """``answer(line) -> the 64-bit key by which a line is known again``."""
     with without_string_hash():
-        first = answer("See also")
-        expect(first is not None, "your function returned None; return a number")
-        whole = isinstance(first, int | np.integer) and not isinstance(first, bool)
+        first = returned(answer("See also"), "a number")
+        whole = isinstance(number(first), int)
         expect(whole, f"return a whole number, not a {type(first).__name__}")
         for one, other, how in SAME_LINES:
             same = answer(one) == answer(other)
@@ -60,29 +59,29 @@ def _without_spans(pages: list[list[str]]) -> list[list[str]]:
 
 
 SPAN_CASES = (
-    ("two pages without a common sentence", [list("abcd"), list("wxyz")]),
-    ("two pages that share two sentences in a row", [list("abcd"), list("xbcy")]),
-    ("the same three sentences in another order", [list("abc"), list("cab")]),
-    ("a page that takes over three sentences", [list("abcde"), list("xbcdy")]),
-    ("a page that takes over five sentences", [list("abcdefg"), list("xbcdefy")]),
-    ("a page that repeats itself", [list("abcxabc")]),
-    ("a sentence four times", [list("aaaa")]),
-    ("pages of one and two sentences", [list("ab"), list("ab"), ["a"], []]),
-    ("three copies of a page", [list("abcd"), list("abcd"), list("abcd")]),
-    ("a span over the border of two pages", [list("ab"), list("cd"), list("abcd")]),
+    ("two pages without a common sentence", ["abcd", "wxyz"]),
+    ("two pages that share two sentences in a row", ["abcd", "xbcy"]),
+    ("the same three sentences in another order", ["abc", "cab"]),
+    ("a page that takes over three sentences", ["abcde", "xbcdy"]),
+    ("a page that takes over five sentences", ["abcdefg", "xbcdefy"]),
+    ("a page that repeats itself", ["abcxabc"]),
+    ("a sentence four times", ["aaaa"]),
+    ("pages of one and two sentences", ["ab", "ab", "a", ""]),
+    ("three copies of a page", ["abcd", "abcd", "abcd"]),
+    ("a span over the border of two pages", ["ab", "cd", "abcd"]),
 )
+"""Pages of sentences, each sentence written as a letter."""
 
 
 @exercise
 def check_spans(answer: Callable) -> str:
     """``answer(pages) -> the pages without repeated spans of three sentences``."""
-    for case, pages in SPAN_CASES:
-        given = answer([list(page) for page in pages])
-        expect(given is not None, "your function returned None; return a list of pages")
-        right = _without_spans(pages)
+    for case, letters in SPAN_CASES:
+        pages = [list(page) for page in letters]
+        given = returned(answer([list(page) for page in letters]), "a list of pages")
         counted = isinstance(given, list | tuple) and len(given) == len(pages)
         expect(counted, f"{case}: return a list of as many pages as were given, empty ones too")
-        given = [list(page) for page in given]
+        given, right = [list(page) for page in given], _without_spans(pages)
         untouched = right[0] != pages[0] or given[0] == pages[0]
         expect(untouched, f"{case}: nothing goes from the first: the first copy of a span stays")
         kept, wanted = sum(map(len, given)), sum(map(len, right))
@@ -92,53 +91,45 @@ def check_spans(answer: Callable) -> str:
     return "a quotation of three sentences goes, two in common may stay"
 
 
+NAMES = ("head", "middle", "tail")
+
+
 def _pages(mean_surprises: Sequence[float], lengths: Sequence[int]) -> list[list[float]]:
-    """Pages with a given mean surprise and length; single pieces vary around the mean."""
-    draw = random.Random(0)
+    """Return pages of a given mean surprise and length; single pieces vary around the mean."""
+    generator = random.Random(0)
     pages = []
     for mean, length in zip(mean_surprises, lengths, strict=True):
-        around = [draw.uniform(-0.1, 0.1) for _ in range(length)]
-        shift = sum(around) / length
-        pages.append([-(mean + x - shift) for x in around])
+        noise = [generator.uniform(-0.1, 0.1) for _ in range(length)]
+        shift = sum(noise) / length
+        pages.append([-(mean + x - shift) for x in noise])
     return pages
-
-
-NAMES = ("head", "middle", "tail")
 
 
 @exercise
 def check_buckets(answer: Callable) -> str:
     """``answer(log_probabilities) -> the bucket of each page``."""
     surprises = [4.0, 1.0, 2.5, 3.5, 1.5, 3.0, 5.0, 2.0, 4.5]
-    right = [NAMES[int(rank) // 3] for rank in np.argsort(np.argsort(surprises))]
+    names = [NAMES[int(rank) // 3] for rank in np.argsort(np.argsort(surprises))]
     equal = _pages(surprises, [20] * 9)
-    _compare(answer(equal), right, "nine pages of 20 pieces")
-    lengths = [5, 60, 40, 8, 50, 10, 4, 45, 6]  # the longer, the less surprising
-    by_sum = "divide by the number of pieces: a long page is not worse for being long"
-    _compare(answer(_pages(surprises, lengths)), right, "nine pages of 4 to 60 pieces", by_sum)
+    longer_is_likelier = _pages(surprises, [5, 60, 40, 8, 50, 10, 4, 45, 6])
     spiky = [[-2.0] * 8, [-0.5] * 7 + [-20.0], [-1.0] * 8]
-    hint = "take the mean of the logarithms, not of the probabilities"
-    _compare(answer(spiky), ["middle", "tail", "head"], "a page with one great surprise", hint)
-    hint = "a page without pieces is 'tail', and the others are cut into thirds without it"
-    _compare(answer([[], *equal]), ["tail", *right], "one page without pieces", hint)
+    cases = [
+        ("nine pages of 20 pieces", equal, names, ""),
+        ("nine pages of 4 to 60 pieces", longer_is_likelier, names,
+         "divide by the number of pieces: a long page is not worse for being long"),
+        ("a page with one great surprise", spiky, ["middle", "tail", "head"],
+         "take the mean of the logarithms, not of the probabilities"),
+        ("one page without pieces", [[], *equal], ["tail", *names],
+         "a page without pieces is 'tail', and the others are cut into thirds without it"),
+    ]  # fmt: skip
+    for case, pages, right, hint in cases:
+        given = list(returned(answer(pages), "a list of names"))
+        known = len(given) == len(right) and set(given) <= set(NAMES)
+        expect(known, f"{case}: return one of {', '.join(NAMES)} for each page")
+        turned = [NAMES[2 - NAMES.index(name)] for name in right]
+        expect(given != turned, f"{case}: upside down: head is what surprises least")
+        expect(given == right, f"{case}: {given}, which should be {right}. {hint}".rstrip(". "))
     return "a third each, and the unreadable at the end"
-
-
-def _compare(given: Sequence[str] | None, right: list[str], case: str, hint: str = "") -> None:
-    expect(given is not None, "your function returned None; return a list of names")
-    given = list(given)
-    known = len(given) == len(right) and all(name in NAMES for name in given)
-    expect(known, f"{case}: return one of {', '.join(NAMES)} for each page")
-    turned = [NAMES[::-1][NAMES.index(name)] for name in right]
-    expect(given != turned or given == right,
-           f"{case}: upside down: head is what surprises least")  # fmt: skip
-    expect(given == right, f"{case}: {given}, which should be {right}. {hint}".rstrip(". "))
-
-
-def _quality(scores: list[float], labels: list[int], threshold: float) -> tuple[float, int]:
-    """The precision of the pages kept, and how many references are among them."""
-    kept = [label for score, label in zip(scores, labels, strict=True) if score >= threshold]
-    return (sum(kept) / len(kept) if kept else 1.0), sum(kept)
 
 
 THRESHOLD_CASES = (
@@ -155,23 +146,30 @@ THRESHOLD_CASES = (
 def check_threshold(answer: Callable) -> str:
     """``answer(scores, labels, precision) -> the threshold with most references kept``."""
     for scores, labels, wanted in THRESHOLD_CASES:
-        given = answer(list(scores), list(labels), wanted)
+
+        def quality(
+            threshold: float, pages: tuple = tuple(zip(scores, labels, strict=True))
+        ) -> tuple[float, int]:
+            kept = [label for score, label in pages if score >= threshold]
+            return sum(kept) / max(1, len(kept)), sum(kept)
+
+        given = returned(answer(list(scores), list(labels), wanted), "a threshold")
         call = f"scores {scores}, labels {labels}, precision {wanted:g}"
-        expect(given is not None, "your function returned None; return a threshold")
-        numeric = isinstance(given, int | float | np.number) and not math.isnan(given)
-        expect(numeric, f"{call}: return a number, not {given!r}")
-        reached = [_quality(scores, labels, t) for t in scores]
-        best = max((n for p, n in reached if p >= wanted), default=0)
-        precision, kept = _quality(scores, labels, float(given))
+        threshold = number(given)
+        expect(threshold is not None and not math.isnan(threshold),
+               f"{call}: return a number, not {given!r}")  # fmt: skip
+        reached = [quality(score) for score in scores]
+        best = max((n for precision, n in reached if precision >= wanted), default=0)
         if not best:
-            expect(given == math.inf, f"{call}: no threshold will do; return math.inf")
+            expect(threshold == math.inf, f"{call}: no threshold will do; return math.inf")
             continue
-        expect(precision >= wanted, f"{call}: at {given:g} the precision is only {precision:.2f}")
-        strict = sum(label for s, label in zip(scores, labels, strict=True) if s > given)
-        lost = "" if strict == kept else " (a page is kept if score >= threshold)"
-        hint = (
-            f"{call}: at {given:g} you keep {kept} references, and {best} are possible{lost}; "
-            "precision may rise again further down, so look at every score"
+        precision, kept = quality(threshold)
+        none_or_enough = threshold > max(scores) or precision >= wanted
+        expect(none_or_enough, f"{call}: at {given:g} the precision is only {precision:.2f}")
+        expect(
+            kept == best,
+            f"{call}: at {given:g} you keep {kept} references, and {best} are possible (a page is "
+            "kept if score >= threshold); precision may rise again further down, so look at every "
+            "score",
         )
-        expect(kept == best, hint)
     return "as lenient as the wanted precision allows"

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 import socket
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,12 +15,12 @@ from tiny import tiny_config
 
 from minillama.apps import cli
 from minillama.apps import evaluate as module
-from minillama.apps.evaluate import Book, evaluate
+from minillama.apps.evaluate import EvalRecord, evaluate
 from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.evaluate.generation import Generation
 from minillama.evaluate.multiple_choice import Requests
 from minillama.evaluate.scoring import read_rows, summarize
-from minillama.evaluate.tasks import COMMON_SENSE, TASKS, load_questions
+from minillama.evaluate.tasks import COMMON_SENSE, TASKS, load_questions, open_library
 from minillama.train.checkpoint import load_model
 from minillama.train.log import read_metrics
 from minillama.train.loop import train
@@ -49,8 +50,8 @@ def record(run, step, limit=None):
 @pytest.fixture
 def scored(monkeypatch):
     """Grows by one for each task of a checkpoint that is scored from here on."""
-    count, real = [], Book.add
-    monkeypatch.setattr(Book, "add", lambda *args: count.append(1) or real(*args))
+    count, real = [], EvalRecord.add
+    monkeypatch.setattr(EvalRecord, "add", lambda *args: count.append(1) or real(*args))
     return count
 
 
@@ -79,7 +80,10 @@ def test_the_record_of_a_checkpoint(run, package):
 def test_the_results_are_those_of_the_checkpoint(run, package):
     evaluate(run, ("arc_easy",), **package)
     model, tokenizer = load_model(run, 12)
-    requests, values = Requests(tokenizer, load_questions(TASKS["arc_easy"], **package)), []
+    requests, values = (
+        Requests(tokenizer, load_questions(TASKS["arc_easy"], open_library(**package))),
+        [],
+    )
     for ids, start in requests.encoded:
         ids, start = ids[-33:], start - max(0, len(ids) - 33)  # the model has 32 positions
         with torch.no_grad():
@@ -182,9 +186,13 @@ def test_all_means_milestones_and_the_last(run, package):
     assert evaluate(run, ("piqa",), 4, checkpoints=2, **package) == table
 
 
-def test_many_checkpoints_are_thinned_evenly():
-    assert module.thin(list(range(1, 13)), 8) == [1, 3, 4, 6, 7, 9, 10, 12]
-    assert module.thin([5, 6, 7], 8) == [5, 6, 7] and module.thin([5, 6, 7], 2) == [5, 7]
+def test_many_checkpoints_are_thinned_evenly(run, monkeypatch):
+    settings = SimpleNamespace(milestone_steps=lambda: range(100))
+    monkeypatch.setattr(module, "read_config", lambda path: settings)
+    monkeypatch.setattr(module.checkpoint, "steps", lambda run: range(1, 13))
+    assert module.wanted_steps(run, 8) == [1, 3, 4, 6, 7, 9, 10, 12]
+    assert module.wanted_steps(run, 20) == module.wanted_steps(run, "all") == [*range(1, 13)]
+    assert module.wanted_steps(run, 2) == [1, 12] and module.wanted_steps(run, 1) == [12]
 
 
 def test_what_is_done_is_not_repeated(run, package, scored):

@@ -7,8 +7,7 @@ from tiny import tiny_config
 
 from minillama import paper
 from minillama.apps import cli
-from minillama.apps.comparison import LAYOUTS
-from minillama.apps.report import WIDTH, report, report_runs
+from minillama.apps.report import LAYOUTS, WIDTH, report, report_runs
 from minillama.errors import ConfigError, DataError
 from minillama.evaluate.scoring import FORMAT
 from minillama.evaluate.tasks import TASKS

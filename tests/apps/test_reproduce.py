@@ -130,7 +130,7 @@ def test_a_deleted_run_is_made_again(project):
 
 
 def test_without_the_waterfall_the_figures_are_drawn_again(project, monkeypatch):
-    monkeypatch.setattr(reproduce, "figures", lambda **_: "drawn again")
+    monkeypatch.setattr(reproduce, "draw_figures", lambda **_: "drawn again")
     assert "drawn again" not in make(project)
     (project / "figures/data_waterfall.json").unlink()
     assert "drawn again" in make(project)

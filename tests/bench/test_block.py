@@ -15,7 +15,7 @@ def test_all_contenders_compute_the_same():
     config = ModelConfig(dim=32, n_heads=2, multiple_of=8, max_seq_len=16)
     table = rotary_table(16, 16)
     x = torch.randn(2, 16, 32, requires_grad=True)
-    blocks = bench.contenders(config)
+    blocks = bench.build_blocks(config)
     assert list(blocks)[0] == "autograd" and len(blocks) == 5
     grads = []
     for block in blocks.values():
@@ -51,7 +51,7 @@ def test_the_table_has_a_row_for_every_width_and_contender(tmp_path, capsys):
 def test_saved_bytes_are_those_that_autograd_is_told_of(position):
     """Checkpoints keep theirs elsewhere, so that the table counts memory instead."""
     config = ModelConfig(128, 1, 1, 16, multiple_of=32, max_seq_len=16)
-    name, block = list(bench.contenders(config).items())[position]
+    name, block = list(bench.build_blocks(config).items())[position]
     table, x = rotary_table(128, 16), torch.randn(2, 16, 128, requires_grad=True)
     told = saved_bytes(lambda: block(x, table), [table, *block.parameters()])
     assert allocated(lambda: block(x, table)).held == told, name

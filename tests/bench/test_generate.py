@@ -7,6 +7,7 @@ import pytest
 from tiny import TinyCorpus, tiny_config
 
 from minillama.bench import generate as bench
+from minillama.bench.race import Timed
 from minillama.config import ModelConfig
 from minillama.corpus.token_files import open_corpus
 from minillama.errors import ConfigError, DataError
@@ -60,17 +61,9 @@ def test_all_contenders_write_the_same(tiny, tied, tmp_path, capsys):
 def test_rates_and_ratios_are_of_what_was_run(monkeypatch):
     monkeypatch.setattr(bench, "bandwidth", lambda n_bytes: 1000.0)
     speeds = {"a": iter([1.0, 10, 20, 40]), "b": iter([1.0, 5, 40, 60])}
-    asked = []
-
-    def contender(name, ids, n_bytes):
-        def run(tokens):
-            asked.append((name, tokens))
-            return ids, next(speeds[name])
-
-        return bench.Contender(name, run, n_bytes)
-
-    a, b = bench.compare([contender("a", [1, 2, 3], 20), contender("b", [1, 2, 4], 5)], 3, 3)
-    assert asked == [("a", 3), ("b", 3)] * 4  # by turns
+    ids = {"a": [1, 2, 3], "b": [1, 2, 4]}
+    turns = {name: lambda name=name: Timed(1 / next(speeds[name]), ids[name]) for name in ids}
+    a, b = bench.measure_generation(turns, {"a": 20, "b": 5}, 3)
     assert (a.tokens_per_s, a.best, a.ratio, a.limit_share, a.equal) == (20, 40, 1, 0.4, 3)
     assert (b.tokens_per_s, b.best, b.ratio, b.limit_share, b.equal) == (40, 60, 1.5, 0.2, 2)
 
@@ -117,6 +110,6 @@ def test_the_cost_of_int8_is_told_for_a_run(tiny_corpus: TinyCorpus, tmp_path, c
 
 
 def test_words_are_a_vocabulary_of_any_size():
-    tokenizer = bench.words(400)
+    tokenizer = bench.make_vocabulary(400)
     assert tokenizer.vocab_size == 400
     assert tokenizer.decode(tokenizer.encode("w7 x")) == "w7 x"

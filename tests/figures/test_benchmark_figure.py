@@ -6,25 +6,21 @@ import shutil
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 from tiny import tiny_config
 
 from minillama.errors import DataError
 from minillama.figures import benchmarks as module
 from minillama.figures.benchmarks import (
     PANELS,
-    benchmarks,
     collect,
     common_questions,
     correlation,
     correlation_table,
     correlations,
+    draw_benchmarks_figure,
     seeds_of,
-    spearman,
 )
-from minillama.figures.draw import figures
+from minillama.figures.draw import draw_figures
 from minillama.figures.runs import load_runs
 from minillama.train.log import read_metrics
 from minillama.train.loop import train
@@ -37,7 +33,7 @@ def records(run):
 
 
 def test_figure_2_is_what_was_evaluated(trained, tmp_path):
-    figures(runs=trained, out=tmp_path)
+    draw_figures(runs=trained, out=tmp_path)
     expected = {
         (name, told["step"], task): (result["accuracy"], result["gold_bpb"],
                                      pytest.approx(np.exp(told["valid_loss"])))
@@ -66,7 +62,7 @@ def curves(axes):
 def test_the_curves_are_the_rows(trained, x):
     loaded = load_runs(trained, "nano")
     rows = collect(loaded)
-    figure = benchmarks(loaded, rows, x)
+    figure = draw_benchmarks_figure(loaded, rows, x)
     for at, (metric, scale) in enumerate((("accuracy", 100), ("gold_bpb", 1))):
         for column, task in enumerate(PANELS):
             lines = curves(figure.axes[at * len(PANELS) + column])
@@ -139,7 +135,7 @@ def test_a_checkpoint_without_a_perplexity_is_left_out_of_that_figure(runs):
     loaded = load_runs(runs, "nano")
     rows = collect(loaded)
     for x, lines in (("tokens", 4), ("perplexity", 0)):
-        figure = benchmarks(loaded, rows, x)
+        figure = draw_benchmarks_figure(loaded, rows, x)
         figure.draw_without_rendering()
         assert [len(curves(axes)) for axes in figure.axes] == [lines] * 2 * len(PANELS)
     assert correlations(loaded, rows)["piqa"] == {"accuracy": None, "gold_bpb": None}
@@ -166,7 +162,7 @@ def test_the_band_is_the_range_of_the_seeds(with_seed):
     seeds = seeds_of(loaded[0], with_seed)
     assert [run.config.seed for run in seeds] == [9]
     rows = collect(loaded, seeds)
-    figure = benchmarks(loaded, rows)
+    figure = draw_benchmarks_figure(loaded, rows)
     below = figure.axes[len(PANELS) + 1]  # HellaSwag's bits per byte
     pair = [[row["gold_bpb"] for row in rows if (row["run"], row["task"]) == (name, "hellaswag")]
             for name in ("nano-7b", "nano-7b-seed9")]  # fmt: skip
@@ -192,17 +188,8 @@ def test_where_no_answer_is_right_the_panel_says_what_that_rules_out(trained):
     loaded = load_runs(trained, "nano")
     rows = [row | {"accuracy": 0.0, "n": 3610} if row["task"] == "natural_questions" else row
             for row in collect(loaded)]  # fmt: skip
-    texts = [text.get_text() for text in benchmarks(loaded, rows).axes[2].texts]
+    texts = [text.get_text() for text in draw_benchmarks_figure(loaded, rows).axes[2].texts]
     assert texts == ["0 of 3,610 right:\nbelow 0.083%\n(95% sure)"]
-
-
-@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=3, max_size=20))
-def test_spearman_is_scipys(pairs):
-    x, y = zip(*pairs, strict=True)
-    if len(set(x)) == 1 or len(set(y)) == 1:
-        assert spearman(x, y) is None
-    else:
-        assert spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
 
 
 def test_a_metric_that_never_changes_has_no_correlation():

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import matplotlib
@@ -24,11 +25,10 @@ from minillama.figures.data import (
     data_waterfall,
     draw_corpus,
     megabytes,
-    spread,
 )
 from minillama.figures.provenance import describe_run
 from minillama.figures.runs import load_runs
-from minillama.figures.style import RC
+from minillama.figures.style import RC, spread
 from minillama.files import sha256
 from minillama.paper import TABLE1
 from minillama.scale.user_texts import add_texts
@@ -150,7 +150,7 @@ def test_texts_of_the_users_own_are_a_further_row(tmp_path):
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=4).map(sorted), st.floats(0.01, 0.22))
 def test_names_above_a_bar_keep_apart_and_on_the_page(centers, wide):
-    lefts = spread(centers, [wide] * len(centers), gap=0.03)
+    lefts = spread(centers, [wide] * len(centers), 0.03, low=0, high=1) - wide / 2
     assert lefts[0] >= -1e-9 and lefts[-1] + wide <= 1 + 1e-9
     assert all(b - a >= wide + 0.03 - 1e-9 for a, b in zip(lefts, lefts[1:], strict=False))
     if len(centers) == 1 and wide / 2 <= centers[0] <= 1 - wide / 2:
@@ -191,7 +191,7 @@ def test_four_files_and_the_corpus_that_they_are_of(trained, tiny_corpus, tmp_pa
     assert ElementTree.parse(f"{stem}.svg").getroot().tag.endswith("svg")
     origin = json.loads(stem.with_suffix(".json").read_text())
     assert origin["corpus"]["manifest_sha256"] == sha256(tiny_corpus.folder / "manifest.json")
-    trained_on = describe_run(run.folder)["data_sha256"]
+    trained_on = describe_run(run)["data_sha256"]
     assert origin["corpus"]["data_sha256"] == trained_on and "runs" not in origin
     with open(f"{stem}.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -204,7 +204,7 @@ def test_four_files_and_the_corpus_that_they_are_of(trained, tiny_corpus, tmp_pa
 
 def on(run, corpus):
     """The same run, as if it had been trained on another corpus."""
-    return replace(run, config=replace(run.config, corpus=str(corpus)))
+    return replace(run, config=SimpleNamespace(**vars(run.config) | {"corpus": str(corpus)}))
 
 
 def test_without_the_corpus_one_line_says_so(trained, tmp_path):

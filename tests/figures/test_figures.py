@@ -12,9 +12,9 @@ from matplotlib.text import Text
 
 from minillama.apps import cli
 from minillama.errors import ConfigError, DataError
-from minillama.figures.benchmarks import benchmarks, collect
-from minillama.figures.draw import figures
-from minillama.figures.loss import loss_vs_tokens
+from minillama.figures.benchmarks import collect, draw_benchmarks_figure
+from minillama.figures.draw import draw_figures
+from minillama.figures.loss import draw_loss_figure
 from minillama.figures.runs import load_runs
 from minillama.figures.style import RC
 
@@ -25,7 +25,7 @@ STEMS = ("figure1_loss_vs_tokens", "figure2_benchmarks", "figure2_perplexity", "
 @pytest.fixture(scope="module")
 def drawn(trained, tmp_path_factory):
     out = tmp_path_factory.mktemp("figures")
-    figures(runs=trained, out=out)
+    draw_figures(runs=trained, out=out)
     return out
 
 
@@ -51,8 +51,8 @@ def test_nothing_is_smaller_than_nine_points(trained):
     loaded = load_runs(trained, "nano")
     rows = collect(loaded)
     with matplotlib.rc_context(RC):
-        drawn = [loss_vs_tokens(loaded)[0]]
-        drawn += [benchmarks(loaded, rows, x) for x in ("tokens", "perplexity")]
+        drawn = [draw_loss_figure(loaded)[0]]
+        drawn += [draw_benchmarks_figure(loaded, rows, x) for x in ("tokens", "perplexity")]
         for figure in drawn:
             figure.draw_without_rendering()
             sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
@@ -70,7 +70,7 @@ def test_missing_runs_are_named(runs, tmp_path):
     shutil.rmtree(runs / "nano-33b")
     (runs / "nano-65b" / "metrics.jsonl").write_text("")
     with pytest.raises(DataError, match="no run nano-33b, nano-65b.*--preset nano-33b.*nano-65b"):
-        figures(runs=runs, out=tmp_path / "figures")
+        draw_figures(runs=runs, out=tmp_path / "figures")
     assert not (tmp_path / "figures").exists()
 
 
@@ -78,10 +78,10 @@ def test_without_evaluations_figure_1_is_written_all_the_same(runs, tmp_path):
     for name in NAMES:
         shutil.rmtree(runs / name / "evaluations")
     with pytest.raises(DataError, match="no run has been evaluated.*evaluate .*nano-7b --checkpoi"):
-        figures(runs=runs, out=tmp_path)
+        draw_figures(runs=runs, out=tmp_path)
     assert {path.stem for path in tmp_path.glob("*.*")} == {STEMS[0], STEMS[-1], "data_waterfall"}
 
 
 def test_an_unknown_ladder_suggests_the_nearest(runs):
     with pytest.raises(ConfigError, match="unknown ladder 'nanno'. Did you mean 'nano'"):
-        figures(runs=runs, ladder="nanno")
+        draw_figures(runs=runs, ladder="nanno")

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minillama.figures.draw import figures
-from minillama.figures.loss import WINDOW, loss_vs_tokens, smooth
+from minillama.figures.draw import draw_figures
+from minillama.figures.loss import WINDOW, draw_loss_figure, smooth
 from minillama.figures.runs import load_runs, short
-from minillama.figures.style import apart
+from minillama.figures.style import spread
 from minillama.train.log import read_metrics
 
 NAMES = ("nano-7b", "nano-13b", "nano-33b", "nano-65b")
@@ -19,7 +19,7 @@ NAMES = ("nano-7b", "nano-13b", "nano-33b", "nano-65b")
 @pytest.fixture(scope="module")
 def drawn(trained, tmp_path_factory):
     out = tmp_path_factory.mktemp("figures")
-    figures(runs=trained, out=out)
+    draw_figures(runs=trained, out=out)
     return out
 
 
@@ -43,7 +43,7 @@ def test_figure_1_is_what_was_logged(drawn, trained):
 
 
 def test_the_curves_are_the_numbers_of_the_csv(trained, drawn):
-    figure, rows = loss_vs_tokens(load_runs(trained, "nano"))
+    figure, rows = draw_loss_figure(load_runs(trained, "nano"))
     curves = [line.get_ydata() for line in figure.axes[0].get_lines() if len(line.get_xdata()) > 1]
     for i, name in enumerate(NAMES):
         mine = [row for row in rows if row["run"] == name]
@@ -54,7 +54,7 @@ def test_the_curves_are_the_numbers_of_the_csv(trained, drawn):
 
 
 def test_the_window_is_said_on_the_axis(trained):
-    figure, rows = loss_vs_tokens(load_runs(trained, "nano"))
+    figure, rows = draw_loss_figure(load_runs(trained, "nano"))
     tokens = WINDOW * 16 * 128
     assert f"mean over {short(tokens)} tokens" in figure.axes[0].get_ylabel()
     assert {row["window_steps"] for row in rows} == {max(1, round(tokens / 128))}
@@ -63,7 +63,7 @@ def test_the_window_is_said_on_the_axis(trained):
 def test_an_unfinished_run_is_drawn_and_said_to_be(runs):
     cut(runs / "nano-65b", 4)
     loaded = load_runs(runs, "nano")
-    figure, rows = loss_vs_tokens(loaded)
+    figure, rows = draw_loss_figure(loaded)
     assert sum(row["run"] == "nano-65b" for row in rows) == 4
     labels = [text.get_text() for text in figure.axes[0].texts]
     assert [label.startswith("nano-65b, ") for label in labels].count(True) == 1
@@ -80,7 +80,7 @@ def test_smoothing_is_the_mean_of_the_steps_around(values, window):
 
 @given(st.lists(st.floats(0, 100), max_size=6).map(sorted))
 def test_labels_keep_apart_and_in_order(points):
-    moved = apart(points, 10)
+    moved = spread(points, [0] * len(points), 10)
     assert all(b - a >= 10 - 1e-9 for a, b in zip(moved, moved[1:], strict=False))
     assert sum(moved) == pytest.approx(sum(points))  # as much up as down
     if all(b - a >= 10 for a, b in zip(points, points[1:], strict=False)):

@@ -13,16 +13,17 @@ from tiny import ROOT, tiny_config
 from minillama.corpus.token_files import open_corpus
 from minillama.figures import provenance as module
 from minillama.figures.provenance import code, describe_run, hardware, provenance, versions
+from minillama.figures.runs import read_run
 from minillama.train.loop import train
 
 
 @pytest.fixture(scope="module")
 def run(tiny_corpus, tmp_path_factory):
-    return train(tiny_config(tiny_corpus.folder, tmp_path_factory.mktemp("runs")))
+    return read_run(train(tiny_config(tiny_corpus.folder, tmp_path_factory.mktemp("runs"))), "7b")
 
 
 def test_everything_is_there_and_plain(run):
-    told = provenance(["minillama", "figures", "--out", "my figures"], {"run": run})
+    told = provenance(["minillama", "figures", "--out", "my figures"], [run])
     assert json.loads(json.dumps(told)) == told
     assert told["command"] == "minillama figures --out 'my figures'"
     assert set(told) == {"command", "commit", "dirty", "date", "hardware", "versions", "runs"}
@@ -33,7 +34,7 @@ def test_everything_is_there_and_plain(run):
 def test_the_run_is_identified(run, tiny_corpus):
     told = describe_run(run)
     for name in ("config.toml", "metrics.jsonl"):
-        digest = hashlib.sha256((run / name).read_bytes()).hexdigest()
+        digest = hashlib.sha256((run.folder / name).read_bytes()).hexdigest()
         assert told[f"{name.split('.')[0]}_sha256"] == digest
     assert told["data_sha256"] == open_corpus(tiny_corpus.folder).fingerprint
     assert told["tokens"] == told["tokens_planned"] == 12 * 128 and told["parameters"] > 10_000
@@ -41,8 +42,8 @@ def test_the_run_is_identified(run, tiny_corpus):
 
 def test_logs_without_checkpoints_are_enough(run, tmp_path):
     for name in ("config.toml", "metrics.jsonl"):
-        shutil.copy(run / name, tmp_path)
-    assert describe_run(tmp_path) == describe_run(run) | {"data_sha256": None}
+        shutil.copy(run.folder / name, tmp_path)
+    assert describe_run(read_run(tmp_path, "7b")) == describe_run(run) | {"data_sha256": None}
 
 
 def test_versions_and_hardware():

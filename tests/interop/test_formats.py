@@ -15,7 +15,7 @@ from minillama.apps.cli import main
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError
 from minillama.interop import formats
-from minillama.interop.vocabulary import pieces as pieces_of
+from minillama.interop.vocabulary import read_pieces as pieces_of
 from minillama.interop.vocabulary import tokenizer_of
 from minillama.model import Llama
 from minillama.train import checkpoint

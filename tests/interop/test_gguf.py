@@ -19,6 +19,7 @@ import torch
 from tiny import TinyCorpus, code, prose
 from transformers import AutoModelForCausalLM
 
+from minillama import teach
 from minillama.config import ModelConfig, RopeScaling
 from minillama.errors import CheckpointError, ConfigError
 from minillama.interop import gguf
@@ -179,7 +180,7 @@ def write(path: Path, fields: dict, tensors: dict[str, np.ndarray]) -> Path:
 
 
 @pytest.mark.parametrize("fields, tensors, kind, said", [
-    ({"general.architecture": "gpt2"}, {}, ConfigError, "the architecture is 'gpt2'"),
+    ({"general.architecture": "gpt2"}, {}, ConfigError, "architecture = 'gpt2'"),
     ({"llama.attention.head_count_kv": 2}, {}, ConfigError, "num_key_value_heads = 2"),
     ({"llama.rope.scaling.type": "yarn"}, {}, ConfigError, "rope.scaling.type = 'yarn'"),
     ({"llama.block_count": None}, {}, CheckpointError, "lacks 'num_hidden_layers'"),
@@ -187,8 +188,8 @@ def write(path: Path, fields: dict, tensors: dict[str, np.ndarray]) -> Path:
     ({"llama.block_count": 1}, {}, CheckpointError, "has an unknown tensor 'blk.1"),
     ({"llama.embedding_length": "x"}, {}, CheckpointError, "malformed"),
     ({"llama.feed_forward_length": 240, "minillama.multiple_of": None}, {}, CheckpointError,
-     r"'blk.0.ffn_gate.weight' is \(192, 64\), not \(240, 64\)"),
-    ({"tokenizer.ggml.model": "gpt2"}, {}, ConfigError, "the tokenizer is 'gpt2'"),
+     r"'blk.0.ffn_gate.weight' is .*192, 64.*, not .240, 64"),
+    ({"tokenizer.ggml.model": "gpt2"}, {}, ConfigError, "tokenizer.ggml.model = 'gpt2'"),
     ({"tokenizer.ggml.bos_token_id": 2}, {}, ConfigError, "bos_token_id = 2"),
     ({"tokenizer.ggml.add_space_prefix": False}, {}, ConfigError, "add_space_prefix = False"),
     ({"tokenizer.ggml.scores": None}, {}, CheckpointError, "no SentencePiece vocabulary"),
@@ -279,7 +280,7 @@ def test_llama_cpp_runs_it(dtype, limit, llama_cpp, tokenizer, tmp_path):
         for weight in model.parameters():
             weight.copy_(weight.to(dtype))
         logits = model(tokens)[0]
-    error = (logits - torch.tensor(theirs["logits"])).abs().max() / logits.abs().max()
+    error = teach.relative_error(torch.tensor(theirs["logits"]), logits)
     print(f"{dtype}: logits differ by {error:.1e} of the largest")
     assert error < limit
     if dtype == torch.float32:

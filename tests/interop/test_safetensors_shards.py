@@ -53,12 +53,11 @@ def same(one: Llama, other: Llama) -> bool:
 
 def test_a_plan_by_hand():
     sizes = {"a": 4, "b": 4, "big": 11, "c": 3, "d": 2}
-    parts = list(shards.plan(sizes, 10).values())
+    parts = list(shards.plan_shards(sizes, 10).filename_to_tensors.values())
     assert parts == [["big"], ["a", "b"], ["c", "d"]]
-    assert shards.plan(sizes, 30) == {"model.safetensors": list(sizes)}
-    assert list(shards.plan(sizes, 10)) == [
-        f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)
-    ]
+    names = list(shards.plan_shards(sizes, 10).filename_to_tensors)
+    assert names == [f"model-0000{i}-of-00003.safetensors" for i in (1, 2, 3)]
+    assert list(shards.plan_shards(sizes, 30).filename_to_tensors) == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("limit", [10_000, LIMIT, 60_000, 10**9])

