@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from minillama.config import ModelConfig
 from minillama.model import apply_rotary, rotary_angles, rotary_table
@@ -170,9 +171,9 @@ class _LargestTensor(TorchDispatchMode):
         self, func: Callable, types: tuple, args: tuple = (), kwargs: dict | None = None
     ) -> object:
         result = func(*args, **(kwargs or {}))
-        results = result if isinstance(result, tuple | list) else (result,)
-        sizes = [part.numel() for part in results if isinstance(part, Tensor)]
-        self.numel = max(self.numel, *sizes, 0)
+        for part in tree_leaves(result):
+            if isinstance(part, Tensor):
+                self.numel = max(self.numel, part.numel())
         return result
 
 
