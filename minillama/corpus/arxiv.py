@@ -66,11 +66,7 @@ def remove_comments(source: str) -> str:
 
 
 def join_files(name: str, files: Mapping[str, str]) -> str:
-    r"""A source with its ``\input`` and ``\include`` files in place, each file once on any path.
-
-    Args:
-        name: the main file.
-        files: all sources of the paper, by name.
+    r"""The source ``name`` with its ``\input`` files in place, each file once on any path.
 
     Raises:
         ValueError: together they are longer than ``MAX_PAPER``.
@@ -99,13 +95,9 @@ def join_files(name: str, files: Mapping[str, str]) -> str:
 
 
 def latex(members: Members, skipped: Counter[str] | None = None) -> Texts:
-    r"""One document a paper: a file with ``\documentclass`` and the files that it reads.
+    r"""One document a paper, that is a ``\documentclass`` and what it reads; of a book, a chapter.
 
-    A book gives one document a chapter.
-
-    Args:
-        members: all files of a package.
-        skipped: counts, by reason, of papers that cannot be read; it grows.
+    ``skipped`` counts, by reason, the papers that cannot be read.
     """
     skipped = Counter() if skipped is None else skipped
     files = {path: decode_text(content) for path, content in members}

@@ -66,12 +66,8 @@ class OneEdition(Step):
     name: ClassVar[str] = "one edition of a play (ours)"
     path_ending: str = "_gut_f.txt"
 
-    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
-        """Return a function that knows old editions by their path."""
-        return self.drop_folio
-
-    def drop_folio(self, document: Document) -> Document | Dropped:
-        """The document, if it is modern."""
+    def process(self, document: Document, stats: StepStats) -> Document | Dropped:
+        """Drop old editions, known by their path."""
         is_folio = document.path.endswith(self.path_ending)
         return Dropped("First Folio edition") if is_folio else document
 

@@ -13,14 +13,7 @@ from typing import ClassVar
 
 from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.document import Document, Dropped, Members, Texts, tidy
-from minillama.corpus.pipeline import (
-    EachDocument,
-    ProcessFn,
-    Reread,
-    Step,
-    StepContext,
-    fresh_hashes,
-)
+from minillama.corpus.pipeline import EachDocument, RepeatedParts, Step
 from minillama.corpus.statistics import StepStats
 
 # reStructuredText
@@ -213,17 +206,13 @@ class Heuristics(Step):
     name: ClassVar[str] = "heuristics"
     rules: C4Rules = C4Rules()
 
-    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
-        """Return a function that cleans a page and counts the lines that go."""
-
-        def clean(document: Document) -> Document | Dropped:
-            lines: Counter[str] = Counter()
-            text, reason = clean_page(document.text, self.rules, lines)
-            for kind, count in lines.items():
-                stats.remove(f"lines: {kind}", count)
-            return Dropped(reason) if reason else document.with_text(text)
-
-        return clean
+    def process(self, document: Document, stats: StepStats) -> Document | Dropped:
+        """Clean a page and count the lines that go."""
+        lines: Counter[str] = Counter()
+        text, reason = clean_page(document.text, self.rules, lines)
+        for kind, count in lines.items():
+            stats.remove(f"lines: {kind}", count)
+        return Dropped(reason) if reason else document.with_text(text)
 
 
 # Repeated spans
@@ -262,20 +251,6 @@ def drop_repeated_spans(text: str, seen: HashSet) -> tuple[str, int]:
     return "\n".join(kept).strip("\n"), is_new.count(False)
 
 
-@dataclass(frozen=True)
-class RepeatedSpans(Step):
-    """Spans of three sentences that were met before go, on this page or any earlier one."""
-
-    name: ClassVar[str] = "three-sentence deduplication"
-    ordered: ClassVar[bool] = True
-
-    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
-        """Return a function that remembers the spans it has met."""
-        seen = fresh_hashes(context)
-
-        def drop_spans(document: Document) -> Document:
-            text, spans = drop_repeated_spans(document.text, seen)
-            stats.remove("repeated spans", spans)
-            return document.with_text(text)
-
-        return drop_spans
+REPEATED_SPANS = RepeatedParts(
+    "three-sentence deduplication", drop_repeated_spans, "repeated spans"
+)

@@ -1,17 +1,15 @@
 """The CommonCrawl slice: from the crawl's pages to their main text, and no line twice.
 
-Section 2.1: CCNet "deduplicates the data at the line level". The crawl ships as WARC files of whole
-pages, and WET files of their text: records one after the other, each compressed by itself. A page
-is a ``response`` record that holds HTML; a WET file has ``conversion`` records of plain text. A
-damaged or overlong record is counted and passed over, and the next one is read.
+The crawl ships as WARC files, in which a page is a ``response`` record that holds HTML, and as WET
+files, with ``conversion`` records of plain text. Section 2.1: CCNet "deduplicates the data at the
+line level"; it also identifies languages (``language``) and filters by quality (``quality``).
 """
 
 import io
 import re
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import IO, ClassVar
+from typing import IO
 
 import numpy as np
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
@@ -20,9 +18,8 @@ from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 from resiliparse.parse.html import HTMLTree
 
 from minillama.corpus.deduplicate import HashSet, hash64
-from minillama.corpus.document import Document, Members, Texts, tidy
-from minillama.corpus.pipeline import ProcessFn, Reread, Step, StepContext, fresh_hashes
-from minillama.corpus.statistics import StepStats
+from minillama.corpus.document import Members, Texts, tidy
+from minillama.corpus.pipeline import RepeatedParts
 
 TAG = re.compile(r"<(/?)([a-z][a-z0-9]*)", re.I)
 NEVER_CLOSED = {
@@ -40,7 +37,7 @@ class TooDeep(ValueError):
     """A page with more elements inside each other than any page has."""
 
 
-class NoPage(Exception):
+class NoPage(ValueError):
     """A record that gives no text, and why."""
 
 
@@ -94,11 +91,9 @@ def html(members: Members) -> Texts:
 
 
 def crawled_pages(stream: IO[bytes], skipped: Counter[str]) -> Iterator[tuple[str, str]]:
-    """The address and the text of each page of a WARC or WET file.
+    """The address and the text of each page of a WARC or WET file, compressed or not.
 
-    Args:
-        stream: the file, compressed or not.
-        skipped: counts of records that gave no page, by reason; it grows.
+    A damaged or overlong record is counted in ``skipped``, and the next one is read.
     """
     wanted = WarcRecordType.response | WarcRecordType.conversion
     try:
@@ -156,8 +151,8 @@ def plain_line(line: str) -> str:
 def drop_repeated_lines(text: str, seen: HashSet) -> tuple[str, int]:
     """A page without the lines that were met before, and how many those were.
 
-    Each line stays only where it is met first, as in CCNet (Wenzek et al., 2019, Section 3.1), so
-    that no line is in two pages: not in one trained on and another held out either.
+    As in CCNet (Wenzek et al., 2019, Section 3.1) no line is in two pages: not in one trained on
+    and another held out either.
     """
     lines = text.split("\n")
     plain = [plain_line(line) for line in lines]
@@ -169,20 +164,5 @@ def drop_repeated_lines(text: str, seen: HashSet) -> tuple[str, int]:
     return tidy("\n".join(kept)), len(lines) - len(kept)
 
 
-@dataclass(frozen=True)
-class RepeatedLines(Step):
-    """CCNet's deduplication: lines met before go, on this page or any earlier one."""
-
-    name: ClassVar[str] = "line-level deduplication"
-    ordered: ClassVar[bool] = True
-
-    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
-        """Return a function that remembers the lines it has met."""
-        seen = fresh_hashes(context)
-
-        def drop_lines(document: Document) -> Document:
-            text, repeated = drop_repeated_lines(document.text, seen)
-            stats.remove("repeated lines", repeated)
-            return document.with_text(text)
-
-        return drop_lines
+REPEATED_LINES = RepeatedParts("line-level deduplication", drop_repeated_lines, "repeated lines")
+"""CCNet's deduplication: lines met before go, on this page or any earlier one."""

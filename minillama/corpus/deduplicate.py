@@ -43,14 +43,9 @@ class HashSet:
     """Which hashes were met before, for exact deduplication.
 
     New hashes gather in memory; when there are ``buffer`` of them they are sorted and written to a
-    file that is mapped and searched by bisection. Files of about the same size become one, as in a
-    log-structured merge tree (O'Neil et al., 1996): n hashes lie in at most log2(n / buffer) files.
-    Two different lines get the same hash once in 2^64 / n tries: one line in some ten million for
-    the 1.4T tokens of the paper.
-
-    Args:
-        buffer: how many are held in memory, about 100 bytes each.
-        folder: where the others are written; a temporary folder by default.
+    file in ``folder`` that is mapped and searched by bisection. Files of about the same size become
+    one, as in a log-structured merge tree (O'Neil et al., 1996): n hashes lie in log2(n / buffer)
+    files. One line in some ten million has the hash of another in the paper's 1.4T tokens.
     """
 
     def __init__(self, buffer: int = 1_000_000, folder: Path | None = None) -> None:
@@ -109,11 +104,10 @@ class HashSet:
 
 
 class NearDuplicate(NamedTuple):
-    """A document that was left out, and why."""
+    """A document that was left out, and the earlier one that it is like."""
 
     document: Document
     like: Document
-    """The earlier document that it repeats."""
     overlap: float
 
 
@@ -147,10 +141,7 @@ def word_runs(text: str, size: int) -> np.ndarray:
 
 
 def shingles(text: str, size: int = SHINGLE) -> np.ndarray:
-    """The set of hashed runs of ``size`` words, sorted: ``(n,)`` uint64.
-
-    A text of fewer words is one shingle.
-    """
+    """The set of hashed runs of ``size`` words, sorted: ``(n,)`` uint64; at least one."""
     hashes = _word_hashes(text)
     missing = max(0, size - len(hashes))
     return np.unique(_hashed_runs(np.pad(hashes, (0, missing)), size))

@@ -70,11 +70,10 @@ def project_licenses(files: Mapping[str, bytes]) -> dict[str, str | None]:
 
 
 def license_at(known: Mapping[str, str | None], path: str) -> str:
-    """The license of a file, by the license files in the nearest folder above it that has any.
+    """The license of a file, or ``unknown`` or ``none``, by what ``project_licenses`` gave.
 
-    A vendored folder with a license of its own is judged by that. Of several license files that
-    are all the project's own, the first that is not permitted counts.
-    ``known`` is what ``project_licenses`` gave. The answer can also be ``unknown`` or ``none``.
+    The nearest folder above that has license files decides, so that a vendored folder is judged by
+    its own. Of several that are all the project's, the first that is not permitted counts.
     """
     folders = {at: at.rpartition("/")[0] or "." for at in known}
     for parent in map(str, PurePosixPath(path).parents):
@@ -152,12 +151,8 @@ class Headers(Step):
 
     name: ClassVar[str] = "license headers"
 
-    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
-        """Return a function that removes headers and counts them."""
-
-        def remove_header(document: Document) -> Document:
-            text = without_header(document.text)
-            stats.remove("headers", int(len(text) < len(document.text.strip())))
-            return document.with_text(text)
-
-        return remove_header
+    def process(self, document: Document, stats: StepStats) -> Document:
+        """Remove the header and count it."""
+        text = without_header(document.text)
+        stats.remove("headers", int(len(text) < len(document.text.strip())))
+        return document.with_text(text)

@@ -4,10 +4,9 @@ Section 2.1 on CommonCrawl: CCNet "filters low quality content with an n-gram la
 addition, we trained a linear model to classify pages used as references in Wikipedia v.s. randomly
 sampled pages, and discarded pages not classified as references."
 
-The language model is trained on Wikipedia; a page that it finds surprising is little like Wikipedia
-(Wenzek et al., 2019, Section 3.3). Pages are cut at the terciles of their perplexity into head,
-middle and tail. The paper does not say which it kept; we keep head and middle, as later open
-corpora do.
+A page that a language model of Wikipedia finds surprising is little like it (Wenzek et al., 2019,
+Section 3.3). Pages are cut at the terciles of their perplexity into head, middle and tail. The
+paper does not say which it kept; we keep head and middle, as later open corpora do.
 """
 
 import re
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+from scipy.sparse import csr_matrix
 from sklearn.feature_extraction.text import HashingVectorizer
 from sklearn.linear_model import LogisticRegression
 
@@ -44,20 +44,16 @@ VOCAB_SIZE = 1_024
 
 
 class WikipediaModel:
-    """An n-gram model of Wikipedia, over the pieces of a tokenizer.
-
-    Args:
-        texts: the articles.
-        tokenizer: best one that was trained on them, of at most 4,096 pieces for 5-grams.
-        order: n.
-    """
+    """An n-gram model of articles, over at most 4,096 pieces of a tokenizer for 5-grams."""
 
     def __init__(self, texts: Iterable[str], tokenizer: Tokenizer, order: int = ORDER) -> None:
         self.tokenizer = tokenizer
-        ids = [np.array(tokenizer.encode(text, bos=True, eos=True)) for text in texts]
+        ids: list[int] = []
+        for text in texts:
+            ids += tokenizer.encode(text, bos=True, eos=True)
         if not ids:
             raise DataError("there is no text to train the quality model on", "build Wikipedia too")
-        self.model = NGram(np.concatenate(ids), tokenizer.vocab_size, order)
+        self.model = NGram(np.array(ids), tokenizer.vocab_size, order)
 
     def perplexity(self, text: str) -> float:
         """exp of the mean surprise of a piece, in nats; an empty text is infinitely bad."""
@@ -116,20 +112,14 @@ class Report:
     """How a classifier does on pages that it was not trained on."""
 
     precision: float
-    """Of the pages called references, the share that is."""
     recall: float
-    """Of the references, the share that is called so."""
     pages: int
 
 
 class ReferenceClassifier:
     """A linear model on hashed words and pairs of words, as fastText's classifier is.
 
-    Args:
-        references: pages of the kind that Wikipedia refers to, or is.
-        random: pages as they come.
-        seed: which pages are held out for the report.
-        held: the share of them.
+    ``seed`` chooses the pages, a share of ``held``, that are held out for the report.
     """
 
     def __init__(
@@ -145,7 +135,7 @@ class ReferenceClassifier:
         self._words = HashingVectorizer(
             n_features=2**18, ngram_range=(1, 2), alternate_sign=False, norm="l2"
         )
-        features = self._words.transform(map(_plain, texts))
+        features = self._features(texts)
         self._linear = LogisticRegression(C=10.0, class_weight="balanced", max_iter=200)
         self._linear.fit(features[~is_held], labels[~is_held])
 
@@ -155,15 +145,13 @@ class ReferenceClassifier:
         precision = both / max(1, int(found.sum()))
         self.report = Report(precision, both / int(true.sum()), int(is_held.sum()))
 
+    def _features(self, texts: list[str]) -> csr_matrix:
+        plain = [re.sub(r"\d+", "0", text) for text in texts]  # a number says nothing of the kind
+        return self._words.transform(plain)
+
     def probability(self, text: str) -> float:
         """How likely a page is a reference, from 0 to 1."""
-        features = self._words.transform([_plain(text)])
-        return float(self._linear.predict_proba(features)[0, 1])
-
-
-def _plain(text: str) -> str:
-    """Digits say nothing of a page's kind."""
-    return re.sub(r"\d+", "0", text)
+        return float(self._linear.predict_proba(self._features([text]))[0, 1])
 
 
 def _beginnings(documents: Iterable[Document]) -> list[str]:
@@ -226,10 +214,9 @@ class References(_LikeWikipedia):
         """Return a function that counts the pages that are no references, or drops them."""
         references = _beginnings(load_documents(context.wikipedia))
         classifier = ReferenceClassifier(references, _beginnings(reread()))
-        report = classifier.report
-        stats.facts |= {
-            "precision": report.precision, "recall": report.recall, "no reference": 0,
-        }  # fmt: skip
+        stats.facts["precision"] = classifier.report.precision
+        stats.facts["recall"] = classifier.report.recall
+        stats.facts["no reference"] = 0
         stats.note = "" if self.drop else "counts only"
 
         def judge(document: Document) -> Document | Dropped:

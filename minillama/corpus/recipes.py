@@ -34,7 +34,7 @@ DOCUMENTATION_RULES = c4.C4Rules(curly_brackets=False)
 RECIPES: dict[str, tuple[Step, ...]] = {
     "commoncrawl": (
         ShortTexts(),
-        commoncrawl.RepeatedLines(),
+        commoncrawl.REPEATED_LINES,
         ShortTexts(),
         Languages(("en",)),
         PerplexityBuckets(),
@@ -44,8 +44,8 @@ RECIPES: dict[str, tuple[Step, ...]] = {
         c4.UNWRAP,
         c4.Heuristics(DOCUMENTATION_RULES),
         ShortTexts(),
-        c4.RepeatedSpans(),
-        commoncrawl.RepeatedLines(),  # ours: release notes repeat short paragraphs
+        c4.REPEATED_SPANS,
+        commoncrawl.REPEATED_LINES,  # ours: release notes repeat short paragraphs
         ShortTexts(),
         Languages(("en",)),
     ),

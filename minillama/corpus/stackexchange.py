@@ -46,11 +46,7 @@ def largest_sites(folder: Path, count: int = SITES) -> list[Path]:
 
 
 def posts(stream: IO[bytes]) -> Rows:
-    """The rows of a dump, one in memory at a time; entities are refused.
-
-    Raises:
-        xml.etree.ElementTree.ParseError: malformed or cut short, after the rows before.
-    """
+    """The rows of a dump, one in memory at a time. Raises ``ParseError`` where it is malformed."""
     root = None
     for event, element in iterparse(stream, events=("start", "end")):
         if root is None:
@@ -63,10 +59,7 @@ def posts(stream: IO[bytes]) -> Rows:
 def threads(rows: Rows, skipped: Counter[str] | None = None) -> Texts:
     """One document a question that has an answer: its number, and its text with the answers.
 
-    ``skipped`` counts, by reason, questions and answers that are left out.
-
-    Raises:
-        DataError: there is no room for the database.
+    ``skipped`` counts what is left out. Raises ``DataError`` without room for the database.
     """
     skipped = Counter() if skipped is None else skipped
     try:
@@ -134,12 +127,9 @@ def read_site(path: Path) -> Texts:
 
 
 def stackexchange(members: Members, skipped: Counter[str] | None = None) -> Texts:
-    """One document a question of each site's ``Posts.xml``.
+    """One document a question of each site's ``Posts.xml``; ``skipped`` counts what is left out.
 
-    ``skipped`` counts, by reason, questions and answers that are left out.
-
-    Raises:
-        Exception: a file is malformed or cut short, after the questions before that place.
+    A file that is malformed raises its error after the questions before that place.
     """
     for path, content in members:
         damage: list[Exception] = []

@@ -57,8 +57,7 @@ def check_markup(wikitext: str) -> None:
 def articles(stream: Iterable[bytes]) -> Iterator[tuple[str, str]]:
     """Yield (title, wikitext) of the articles of a dump, one page in memory at a time.
 
-    ``defusedxml`` refuses entity bombs. Redirects and pages outside the article namespace are
-    passed over.
+    Redirects and other namespaces are passed over; ``defusedxml`` refuses entity bombs.
     """
     root = None
     for event, element in iterparse(stream, events=("start", "end")):

@@ -31,11 +31,16 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 from datatrove.utils.typeshelper import StatHints
 
-from minillama.corpus.c4 import RepeatedSpans
-from minillama.corpus.commoncrawl import RepeatedLines, crawled_pages
+from minillama.corpus.commoncrawl import crawled_pages
 from minillama.corpus.deduplicate import HashSet
 from minillama.corpus.document import Document, Dropped, no_surrogates
-from minillama.corpus.pipeline import ExactDuplicates, Step, StepContext, load_documents
+from minillama.corpus.pipeline import (
+    ExactDuplicates,
+    RepeatedParts,
+    Step,
+    StepContext,
+    load_documents,
+)
 from minillama.corpus.recipes import READERS
 from minillama.corpus.statistics import StepStats
 from minillama.corpus.token_files import to_json
@@ -43,7 +48,7 @@ from minillama.files import atomic_path
 from minillama.scale.clean import Task
 from minillama.scale.pool import pool
 
-BY_HASH = (ExactDuplicates, RepeatedLines, RepeatedSpans)
+BY_HASH = (ExactDuplicates, RepeatedParts)
 """Steps whose order is only that of the hashes they ask for."""
 
 # Parts: what is read as one, and written as one; those of packages are tasks of the built-in build.
