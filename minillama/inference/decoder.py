@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from minillama.errors import CheckpointError
 from minillama.inference.kv_cache import new_cache
 from minillama.model import Attention, FeedForward, Llama, RMSNorm, TransformerBlock, apply_rotary
-from minillama.model.transformer import check_weights
 
 Product = Callable[[Tensor], Tensor]
 """``(rows, in)`` to ``(rows, out)``."""
@@ -75,18 +75,22 @@ class PackedAttention(Attention):
 
     def __init__(self, attention: Attention, pack: Pack) -> None:
         nn.Module.__init__(self)
+        wq, wk, wv, wo = (part.weight for part in attention.children())
         self.head_dim = attention.head_dim
-        self.heads = len(attention.wq.weight) // attention.head_dim
-        self.wqkv = pack(attention.wq.weight, attention.wk.weight, attention.wv.weight)
-        self.wo = pack(attention.wo.weight)
+        self.heads = len(wq) // self.head_dim
+        self.wqkv = pack(wq, wk, wv)
+        self.wo = pack(wo)
 
     __call__ = Attention.forward  # without the look for hooks, which takes longer than a norm
 
     def project(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As in ``Attention``; queries and keys lie side by side and are turned at once."""
-        qkv = self.wqkv(x).unflatten(-1, (-1, self.head_dim))  # (rows, 3 heads, head_dim)
-        qk, v = qkv.split((2 * self.heads, self.heads), dim=-2)
-        q, k = apply_rotary(qk, table).chunk(2, dim=-2)
+        qkv = self.wqkv(x)
+        qkv = qkv.unflatten(-1, (-1, self.head_dim))  # (rows, 3 heads, head_dim)
+        sizes = (2 * self.heads, self.heads)
+        qk, v = qkv.split(sizes, dim=-2)
+        qk = apply_rotary(qk, table)
+        q, k = qk.chunk(2, dim=-2)
         return q, k, v
 
 
@@ -101,6 +105,20 @@ class PackedBlock(TransformerBlock):
         self.ffn_norm = packed_norm(block.ffn_norm)
 
     __call__ = TransformerBlock.forward
+
+
+def check_weights(model: Llama) -> None:
+    """Raise ``CheckpointError`` naming the first weight that is NaN or infinite.
+
+    The output need not show it: torch's attention on the CPU takes a score that is NaN for 0.
+    """
+    for name, weight in model.state_dict().items():
+        bad = weight.numel() - int(weight.isfinite().sum())
+        if bad:
+            raise CheckpointError(
+                f"'{name}' has {bad} of {weight.numel()} numbers that are NaN or infinite",
+                "take an earlier checkpoint, or another dtype",
+            )
 
 
 class Decoder(Llama):
@@ -125,6 +143,7 @@ class Decoder(Llama):
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits at every position, ``(batch, seq, vocab_size)``, as the model computes them."""
         batch, seq = tokens.shape
-        cache = new_cache(self.config, seq, batch, like=self.tok_embeddings.weight)
+        cache = new_cache(self.config, seq, batch, self.tok_embeddings.weight)
         x = cache.read(self, tokens)  # (batch, seq, dim)
-        return self.output(x.flatten(0, 1)).unflatten(0, (batch, seq))
+        logits = self.output(x.flatten(0, 1))
+        return logits.unflatten(0, (batch, seq))

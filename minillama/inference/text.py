@@ -47,30 +47,25 @@ class StopAt:
     """Passes text on up to the first stop string, never a part of one."""
 
     def __init__(self, stop: Sequence[str]) -> None:
-        self.stop = stop
+        self.stop = sorted(stop, key=len, reverse=True)
         self.held = ""
+        """What may be the beginning of a stop string."""
         self.found = False
 
     def feed(self, text: str) -> str:
         """Add text; return what is certain not to belong to a stop string."""
-        text = self.held + text
-        ends = [(text.find(stop) + len(stop), stop) for stop in self.stop if stop in text]
-        if ends:  # the stop string that is complete first, however the text was cut in pieces
-            self.found, self.held = True, ""
-            end, stop = min(ends, key=lambda pair: (pair[0], -len(pair[1])))
-            return text[: end - len(stop)]
-
-        certain = min((_possible_start(text, stop) for stop in self.stop), default=len(text))
-        self.held = text[certain:]
-        return text[:certain]
-
-
-def _possible_start(text: str, stop: str) -> int:
-    """Where in ``text`` a ``stop`` string may begin that more text would complete."""
-    for start in range(max(0, len(text) - len(stop) + 1), len(text)):
-        if stop.startswith(text[start:]):
-            return start
-    return len(text)
+        certain = ""
+        for character in text:
+            self.held += character
+            for stop in self.stop:  # the longest of those that are complete here
+                if self.held.endswith(stop):
+                    certain += self.held.removesuffix(stop)
+                    self.held, self.found = "", True
+                    return certain
+            while self.held and not any(stop.startswith(self.held) for stop in self.stop):
+                certain += self.held[0]
+                self.held = self.held[1:]
+        return certain
 
 
 class Completion:
