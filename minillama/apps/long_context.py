@@ -21,13 +21,13 @@ from torch import Tensor
 from minillama.config import RopeScaling
 from minillama.corpus.token_files import Corpus, open_corpus
 from minillama.errors import CheckpointError, ConfigError, DataError, MinillamaError
-from minillama.evaluate.perplexity import BATCH_TOKENS, target_bytes
 from minillama.files import read_json, sha256, write_json
 from minillama.interop.common import assemble_model
 from minillama.model import Llama
 from minillama.tables import text_table
 from minillama.train import checkpoint
 from minillama.train.config import read_config
+from minillama.train.validation import BATCH_TOKENS, target_bytes
 
 METHODS = ("none", "linear", "ntk", "dynamic", "yarn")
 LENGTHS = (64, 128, 256, 512, 1024, 2048)

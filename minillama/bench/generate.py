@@ -24,7 +24,6 @@ from minillama.bench.train import build_huggingface
 from minillama.config import ModelConfig
 from minillama.corpus.token_files import Corpus, open_corpus
 from minillama.errors import ConfigError, DataError
-from minillama.evaluate.perplexity import batches, score
 from minillama.inference import Decoder, Sampling, generate_tokens
 from minillama.inference.quantize import quantized
 from minillama.interop import formats, huggingface
@@ -35,6 +34,7 @@ from minillama.tokenizer import SPACE, Tokenizer
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.checkpoint import load_model
 from minillama.train.config import read_config
+from minillama.train.validation import batches, score
 
 CONFIG = ModelConfig(
     dim=288, n_layers=6, n_heads=6, vocab_size=32_000, multiple_of=32, max_seq_len=256

@@ -17,13 +17,13 @@ from minillama.corpus.token_files import Corpus, open_corpus
 from minillama.errors import MinillamaError
 from minillama.evaluate.generation import scored_bytes
 from minillama.evaluate.multiple_choice import encode
-from minillama.evaluate.perplexity import score
 from minillama.evaluate.scoring import record_name
 from minillama.evaluate.task_run import TaskRun
 from minillama.files import read_json, sha256, write_json
 from minillama.tokenizer import Tokenizer
 from minillama.train.config import read_config
 from minillama.train.dataloader import StatelessDataLoader
+from minillama.train.validation import score
 
 ORDER = 5
 REQUESTS_AT_ONCE = 4_096

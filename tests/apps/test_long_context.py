@@ -14,11 +14,11 @@ from minillama.apps import long_context as lc
 from minillama.config import ModelConfig, RopeScaling
 from minillama.corpus.token_files import Corpus, open_corpus
 from minillama.errors import CheckpointError, ConfigError, DataError
-from minillama.evaluate.perplexity import target_bytes
 from minillama.files import read_json, sha256
 from minillama.model import Llama
 from minillama.train import checkpoint
 from minillama.train.loop import train
+from minillama.train.validation import target_bytes
 
 CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=2, vocab_size=320, multiple_of=8, max_seq_len=96)
 LENGTHS = (64, 96, 192)

@@ -11,9 +11,9 @@ from minillama.bench.race import Timed
 from minillama.config import ModelConfig
 from minillama.corpus.token_files import open_corpus
 from minillama.errors import ConfigError, DataError
-from minillama.evaluate.perplexity import valid_bits_per_byte
 from minillama.model import Llama
 from minillama.train.loop import train
+from minillama.train.validation import valid_bits_per_byte
 
 PROGRAM = """import struct, sys
 model, options = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2]))

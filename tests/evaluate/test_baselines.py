@@ -20,11 +20,11 @@ from minillama.evaluate.baselines import (
     training_tokens,
 )
 from minillama.evaluate.generation import Generation
-from minillama.evaluate.perplexity import windows
 from minillama.evaluate.task_run import GenerationRun
 from minillama.evaluate.tasks import TASKS, Problem
 from minillama.tokenizer import Tokenizer
 from minillama.train.dataloader import StatelessDataLoader
+from minillama.train.validation import windows
 
 BOS, VOCAB = 1, 12
 

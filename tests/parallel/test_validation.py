@@ -6,11 +6,11 @@ import torch
 from processes import run_processes
 
 from minillama.config import ModelConfig
-from minillama.evaluate.perplexity import model_log_prob
 from minillama.model import Llama
 from minillama.parallel.mesh import ParallelConfig
 from minillama.scale.runtime import join_world
 from minillama.train import validation
+from minillama.train.backend import LocalBackend
 from minillama.train.config import TrainConfig
 from minillama.train.validation import windows_log_prob
 
@@ -45,6 +45,6 @@ def test_every_window_counts_once(size, config):
     counts = [1, 3, 10]  # fewer than processes, not a multiple, several batches each
     torch.manual_seed(0)
     model = Llama(MODEL)
-    expected = [model_log_prob(model, windows(count)) for count in counts]
+    expected = [windows_log_prob(model, windows(count), LocalBackend("cpu")) for count in counts]
     for told in run_processes(shared, size, config, counts):
         assert told == pytest.approx(expected, rel=1e-6)

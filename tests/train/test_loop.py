@@ -16,7 +16,6 @@ from tiny import TinyCorpus, tiny_config
 
 from minillama.corpus.token_files import open_corpus
 from minillama.errors import CheckpointError, ConfigError, DataError
-from minillama.evaluate.perplexity import valid_bits_per_byte
 from minillama.model import Llama
 from minillama.train import checkpoint, loop
 from minillama.train.backend import LocalBackend
@@ -25,6 +24,7 @@ from minillama.train.dataloader import StatelessDataLoader
 from minillama.train.log import append_metrics, read_metrics, rewind_metrics
 from minillama.train.loop import Interrupted, backward, train
 from minillama.train.optimizer import OptimizerConfig, learning_rate
+from minillama.train.validation import valid_bits_per_byte
 
 
 @pytest.fixture

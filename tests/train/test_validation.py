@@ -11,15 +11,16 @@ from hypothesis import strategies as st
 
 from minillama.config import ModelConfig
 from minillama.corpus.token_files import open_corpus, read_documents
-from minillama.evaluate.perplexity import (
-    model_log_prob,
+from minillama.model import Llama
+from minillama.train import validation
+from minillama.train.backend import LocalBackend
+from minillama.train.validation import (
     score,
     target_bytes,
     valid_bits_per_byte,
     windows,
+    windows_log_prob,
 )
-from minillama.model import Llama
-from minillama.train import validation
 
 SEQ_LEN = 16
 
@@ -122,8 +123,9 @@ def test_a_model_against_a_loop(model, corpus, monkeypatch, batch_tokens):
 def test_filling_up_short_windows_counts_nothing(model):
     rng = np.random.default_rng(0)
     parts = [rng.integers(3, 320, size) for size in (2, 17, 5, 9, 17, 3)]
-    alone = sum(model_log_prob(model, [part]) for part in parts)
-    assert model_log_prob(model, parts) == pytest.approx(alone, rel=1e-5)
+    backend = LocalBackend("cpu")
+    alone = sum(windows_log_prob(model, [part], backend) for part in parts)
+    assert windows_log_prob(model, parts, backend) == pytest.approx(alone, rel=1e-5)
 
 
 @pytest.mark.parametrize("mode", [True, False])
