@@ -212,7 +212,9 @@ class Heuristics(Step):
         text, reason = clean_page(document.text, self.rules, lines)
         for kind, count in lines.items():
             stats.remove(f"lines: {kind}", count)
-        return Dropped(reason) if reason else document.with_text(text)
+        if reason:
+            return Dropped(reason)
+        return document.with_text(text)
 
 
 # Repeated spans
@@ -233,7 +235,8 @@ def drop_repeated_spans(text: str, seen: HashSet) -> tuple[str, int]:
     count = len(plain) - SPAN + 1
     if count < 1:
         return text, 0
-    is_new = seen.first_time([hash64(" ".join(plain[i : i + SPAN])) for i in range(count)])
+    spans = [" ".join(plain[i : i + SPAN]) for i in range(count)]
+    is_new = seen.first_time(map(hash64, spans))
     # A sentence stays if all the spans that it is in are new
     stays = [True] * len(plain)
     for i in range(count):

@@ -108,7 +108,9 @@ class Licenses(Step):
         def check_license(document: Document) -> Document | Dropped:
             known = _package_licenses(context.sources, context.downloads, document.source)
             name = license_at(known, document.path)
-            return document if name in self.permitted else Dropped(f"license: {name}")
+            if name not in self.permitted:
+                return Dropped(f"license: {name}")
+            return document
 
         return check_license
 

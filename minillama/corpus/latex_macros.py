@@ -53,10 +53,7 @@ class Malformed(Exception):
 def expand_macros(source: str) -> str:
     """The source without its definitions, and with every use of them written out.
 
-    A source that would grow beyond all measure is returned with the rest unexpanded.
-
-    Raises:
-        RecursionError: its macros or arguments are nested too deeply.
+    What would grow beyond all measure stays. Raises ``RecursionError`` for too deep a nest.
     """
     return _Expander(max(MIN_LIMIT, MAX_GROWTH * len(source))).expand(source)
 

@@ -192,7 +192,8 @@ class PerplexityBuckets(_LikeWikipedia):
         stats.facts |= {"head to": cut.head, "middle to": cut.middle}
 
         def drop_tail(document: Document) -> Document | Dropped:
-            bucket = cut.bucket(perplexities[hash64(document.text)])
+            perplexity = perplexities[hash64(document.text)]
+            bucket = cut.bucket(perplexity)
             return document if bucket in self.kept else Dropped(f"{bucket} of perplexity")
 
         return drop_tail
