@@ -157,11 +157,12 @@ def run(
         context: where things are.
         done: so many of the first steps were run before.
     """
-    for number, step in enumerate(steps[done:], start=done):
-        times = sum(earlier.name == step.name for earlier in steps[:number])
-        stats = StepStats(step.name + " again" * times)
+    names = [step.name for step in steps]
+    for number in range(done, len(steps)):
+        earlier = names[:number].count(names[number])
+        stats = StepStats(names[number] + " again" * earlier)
         rows.append(stats)
-        documents = _run_step(step, documents, stats, context)
+        documents = _run_step(steps[number], documents, stats, context)
     return documents
 
 
