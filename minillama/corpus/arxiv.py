@@ -81,7 +81,8 @@ def join_files(name: str, files: Mapping[str, str]) -> str:
 
         def include(match: re.Match[str]) -> str:
             nonlocal inputs
-            path = str(folder / match[1].strip())
+            wanted = match[1].strip()
+            path = str(folder / wanted)
             path = path if path in files else f"{path}.tex"
             if path not in files or path in open_files or inputs == MAX_INPUTS:
                 return ""

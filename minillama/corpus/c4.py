@@ -175,7 +175,8 @@ def has_word(text: str, words: frozenset[str]) -> bool:
 def first_broken(table: dict, rules: C4Rules, text: str) -> str | None:
     """The first rule of a table that is on and that a line or a page breaks."""
     for reason, (field, is_broken) in table.items():
-        if getattr(rules, field) and is_broken(text, rules):
+        is_on = getattr(rules, field)
+        if is_on and is_broken(text, rules):
             return reason
     return None
 
@@ -210,6 +211,7 @@ class Heuristics(Step):
         """Clean a page and count the lines that go."""
         lines: Counter[str] = Counter()
         text, reason = clean_page(document.text, self.rules, lines)
+        # Lines count even if the page goes in the end
         for kind, count in lines.items():
             stats.remove(f"lines: {kind}", count)
         if reason:

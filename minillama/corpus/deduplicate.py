@@ -72,6 +72,7 @@ class HashSet:
         for run in self._runs:
             places = np.minimum(np.searchsorted(run, wanted), len(run) - 1)
             on_disk |= run[places] == wanted
+        # Those met in this call come in order
         new = []
         for number, old in zip(hashes, on_disk.tolist(), strict=True):
             is_new = not old and number not in self._recent
@@ -202,11 +203,12 @@ def drop_near_duplicates(
     kept, dropped = [], []
     for number, document in enumerate(documents):
         found = library.find_or_add(number, document.text)
-        if found:
-            earlier, shared = found
-            dropped.append(NearDuplicate(document, documents[earlier], shared))
-        else:
+        if found is None:
             kept.append(document)
+            continue
+        earlier, shared = found
+        like = documents[earlier]
+        dropped.append(NearDuplicate(document, like, shared))
     return kept, dropped
 
 
