@@ -68,8 +68,7 @@ def remove_comments(source: str) -> str:
 def join_files(name: str, files: Mapping[str, str]) -> str:
     r"""The source ``name`` with its ``\input`` files in place, each file once on any path.
 
-    Raises:
-        ValueError: together they are longer than ``MAX_PAPER``.
+    Raises ``ValueError`` if together they are longer than ``MAX_PAPER``.
     """
     folder = PurePosixPath(name).parent
     inputs = characters = 0
@@ -82,7 +81,8 @@ def join_files(name: str, files: Mapping[str, str]) -> str:
 
         def include(match: re.Match[str]) -> str:
             nonlocal inputs
-            path = str(folder / match[1].strip())
+            wanted = match[1].strip()
+            path = str(folder / wanted)
             path = path if path in files else f"{path}.tex"
             if path not in files or path in open_files or inputs == MAX_INPUTS:
                 return ""
@@ -104,7 +104,9 @@ def latex(members: Members, skipped: Counter[str] | None = None) -> Texts:
     for name, source in files.items():
         if DOCUMENT.search(source):
             with counted(skipped):  # one bad paper costs no other
-                yield from _chapters(name, clean_latex(join_files(name, files)) or "")
+                paper = join_files(name, files)
+                text = clean_latex(paper) or ""
+                yield from _chapters(name, text)
 
 
 def _chapters(name: str, text: str) -> Texts:

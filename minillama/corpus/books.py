@@ -96,7 +96,8 @@ class NearDuplicates(Step):
             if library.find_or_add(len(places), document.text):
                 return Dropped(f"over {self.threshold:.0%} like another")
             content = document.text.encode()
-            places.append((kept.seek(0, 2), len(content)))
+            end = kept.seek(0, 2)
+            places.append((end, len(content)))
             kept.write(content)
             return document
 

@@ -175,7 +175,8 @@ def has_word(text: str, words: frozenset[str]) -> bool:
 def first_broken(table: dict, rules: C4Rules, text: str) -> str | None:
     """The first rule of a table that is on and that a line or a page breaks."""
     for reason, (field, is_broken) in table.items():
-        if getattr(rules, field) and is_broken(text, rules):
+        is_on = getattr(rules, field)
+        if is_on and is_broken(text, rules):
             return reason
     return None
 
@@ -210,9 +211,12 @@ class Heuristics(Step):
         """Clean a page and count the lines that go."""
         lines: Counter[str] = Counter()
         text, reason = clean_page(document.text, self.rules, lines)
+        # Lines count even if the page goes in the end
         for kind, count in lines.items():
             stats.remove(f"lines: {kind}", count)
-        return Dropped(reason) if reason else document.with_text(text)
+        if reason:
+            return Dropped(reason)
+        return document.with_text(text)
 
 
 # Repeated spans
@@ -233,7 +237,8 @@ def drop_repeated_spans(text: str, seen: HashSet) -> tuple[str, int]:
     count = len(plain) - SPAN + 1
     if count < 1:
         return text, 0
-    is_new = seen.first_time([hash64(" ".join(plain[i : i + SPAN])) for i in range(count)])
+    spans = [" ".join(plain[i : i + SPAN]) for i in range(count)]
+    is_new = seen.first_time(map(hash64, spans))
     # A sentence stays if all the spans that it is in are new
     stays = [True] * len(plain)
     for i in range(count):

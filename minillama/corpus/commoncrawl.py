@@ -46,32 +46,34 @@ def check_depth(html: str) -> None:
     if html.count("<") <= MAX_DEPTH or _depth_at_most(html) <= MAX_DEPTH:
         return
     opened: Counter[str] = Counter()
+    depth = 0
     for closing, name in TAG.findall(html):
         name = name.lower()
-        if name not in NEVER_CLOSED and (not closing or opened[name]):
-            opened[name] += -1 if closing else 1
-            opened["all"] += -1 if closing else 1
-        if opened["all"] > MAX_DEPTH:
+        if name in NEVER_CLOSED or (closing and not opened[name]):
+            continue
+        step = -1 if closing else 1
+        opened[name] += step
+        depth += step
+        if depth > MAX_DEPTH:
             raise TooDeep(f"over {MAX_DEPTH} elements inside each other")
 
 
 def _depth_at_most(html: str) -> int:
     """How deep the elements are if none of them ends by itself."""
-    signs = np.frombuffer(html.encode(errors="replace") + b" ", dtype=np.uint8)
-    after = signs[np.flatnonzero(signs[:-1] == ord("<")) + 1]
+    content = html.encode(errors="replace") + b" "
+    signs = np.frombuffer(content, dtype=np.uint8)
+    begins = np.flatnonzero(signs[:-1] == ord("<"))
+    after = signs[begins + 1]
     opens = (after | 32) >= ord("a")
     closes = after == ord("/")
     depths = np.cumsum(opens.astype(np.int64) - closes)
-    lowest = np.minimum.accumulate(np.minimum(depths, 0))
-    return int((depths - lowest).max())
+    lowest = np.minimum(depths, 0)
+    above = depths - np.minimum.accumulate(lowest)
+    return int(above.max())
 
 
 def extract_text(html: str, main_content: bool) -> str:
-    """The text of a page, or of its main part: paragraphs, list marks and code keep their lines.
-
-    Raises:
-        TooDeep: its elements are nested beyond all measure.
-    """
+    """The text of a page, or of its main part: paragraphs, list marks and code keep their lines."""
     check_depth(html)
     return extract_plain_text(
         HTMLTree.parse(html), main_content=main_content, preserve_formatting=True,
@@ -156,7 +158,8 @@ def drop_repeated_lines(text: str, seen: HashSet) -> tuple[str, int]:
     """
     lines = text.split("\n")
     plain = [plain_line(line) for line in lines]
-    is_new = iter(seen.first_time([hash64(bare) for bare in plain if bare]))
+    hashes = [hash64(bare) for bare in plain if bare]
+    is_new = iter(seen.first_time(hashes))
     kept = []
     for line, bare in zip(lines, plain, strict=True):
         if not bare or next(is_new):

@@ -72,6 +72,7 @@ class HashSet:
         for run in self._runs:
             places = np.minimum(np.searchsorted(run, wanted), len(run) - 1)
             on_disk |= run[places] == wanted
+        # Those met in this call come in order
         new = []
         for number, old in zip(hashes, on_disk.tolist(), strict=True):
             is_new = not old and number not in self._recent
@@ -84,10 +85,12 @@ class HashSet:
 
     def _flush(self) -> None:
         """Write the recent hashes, together with the files that are not twice as long."""
-        parts = [np.fromiter(self._recent, dtype=np.uint64, count=len(self._recent))]
+        length = len(self._recent)
+        parts = [np.fromiter(self._recent, dtype=np.uint64, count=length)]
         self._recent = set()
-        while self._runs and len(self._runs[-1]) < 2 * sum(map(len, parts)):
+        while self._runs and len(self._runs[-1]) < 2 * length:
             parts.append(self._runs.pop())
+            length += len(parts[-1])
         self._runs.append(self._write(*parts))
         for merged in parts[1:]:
             Path(merged.filename).unlink()
@@ -96,7 +99,8 @@ class HashSet:
         """All parts in one sorted file. It is sorted in place: memory does not grow."""
         self._written += 1
         path = self._folder / f"run-{self._written:06d}.npy"
-        run = np.lib.format.open_memmap(path, "w+", np.uint64, (sum(map(len, parts)),))
+        length = sum(map(len, parts))
+        run = np.lib.format.open_memmap(path, "w+", np.uint64, (length,))
         np.concatenate(parts, out=run)
         run.sort()
         run.flush()
@@ -129,9 +133,11 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 def _hashed_runs(hashes: np.ndarray, size: int) -> np.ndarray:
     """A polynomial in an odd number, modulo 2^64, of each run of ``size`` hashes."""
-    total = np.zeros(max(0, len(hashes) - size + 1), dtype=np.uint64)
+    length = max(0, len(hashes) - size + 1)
+    total = np.zeros(length, dtype=np.uint64)
     for i in range(size):
-        total = total * np.uint64(0x9E3779B97F4A7C15) + hashes[i : i + len(total)]
+        total *= np.uint64(0x9E3779B97F4A7C15)
+        total += hashes[i : i + length]
     return _mix(total)
 
 
@@ -197,11 +203,12 @@ def drop_near_duplicates(
     kept, dropped = [], []
     for number, document in enumerate(documents):
         found = library.find_or_add(number, document.text)
-        if found:
-            earlier, shared = found
-            dropped.append(NearDuplicate(document, documents[earlier], shared))
-        else:
+        if found is None:
             kept.append(document)
+            continue
+        earlier, shared = found
+        like = documents[earlier]
+        dropped.append(NearDuplicate(document, like, shared))
     return kept, dropped
 
 

@@ -79,6 +79,7 @@ def license_at(known: Mapping[str, str | None], path: str) -> str:
     for parent in map(str, PurePosixPath(path).parents):
         here = [at for at, folder in folders.items() if folder == parent]
         main = [at for at in here if MAIN_FILE.match(at.rpartition("/")[2])]
+        # The project's own files decide, if any are known as such
         names = [known[at] or "unknown" for at in main or here]
         for name in names:
             if name not in PERMITTED:
@@ -106,9 +107,12 @@ class Licenses(Step):
         """Return a function that knows the license files of all packages."""
 
         def check_license(document: Document) -> Document | Dropped:
-            known = _package_licenses(context.sources, context.downloads, document.source)
+            package = document.source
+            known = _package_licenses(context.sources, context.downloads, package)
             name = license_at(known, document.path)
-            return document if name in self.permitted else Dropped(f"license: {name}")
+            if name not in self.permitted:
+                return Dropped(f"license: {name}")
+            return document
 
         return check_license
 

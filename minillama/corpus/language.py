@@ -65,7 +65,8 @@ class LanguageModel:
             return Guess("", 0.0)
         whole = line.encode(errors="replace").decode()  # half a surrogate pair is no character
         [label], [probability] = self._model.predict(whole)
-        return Guess(label.removeprefix("__label__"), min(1.0, float(probability)))
+        language = label.removeprefix("__label__")
+        return Guess(language, min(1.0, float(probability)))
 
     def is_in(self, text: str, languages: tuple[str, ...], threshold: float = THRESHOLD) -> bool:
         """Whether the text is in one of the languages, with at least this probability."""

@@ -53,10 +53,7 @@ class Malformed(Exception):
 def expand_macros(source: str) -> str:
     """The source without its definitions, and with every use of them written out.
 
-    A source that would grow beyond all measure is returned with the rest unexpanded.
-
-    Raises:
-        RecursionError: its macros or arguments are nested too deeply.
+    What would grow beyond all measure stays. Raises ``RecursionError`` for too deep a nest.
     """
     return _Expander(max(MIN_LIMIT, MAX_GROWTH * len(source))).expand(source)
 
@@ -101,6 +98,7 @@ class Cursor:
         still_open: list[int] = []
         for sign in SIGN.finditer(self.text):
             inside = self.text[still_open[-1]] if still_open else ""
+            # A brace closes the brackets that are open in it
             if sign[0] in ("{", "["):
                 still_open.append(sign.start())
             elif sign[0] == "]" and inside == "[":
@@ -126,9 +124,10 @@ class Cursor:
         end = self.closed.get(self.at)
         if end is None or self.text[self.at] != opening:
             raise Malformed
-        inside = self.text[self.at + 1 : end]
+        # Between the braces; the cursor goes behind them
+        begin = self.at + 1
         self.at = end + 1
-        return inside
+        return self.text[begin:end]
 
     def bracket(self) -> str | None:
         """An optional argument in brackets; None if there is none."""
@@ -199,6 +198,7 @@ class _Expander:
             name = control + cursor.take(ENVIRONMENT)[0]
         elif control.endswith("*"):
             cursor.at -= 1
+        # An unknown one stays, and one inside its own text
         if name not in self.macros or name in active:
             return None
         return self._use(self.macros[name], name, cursor, active)

@@ -40,8 +40,8 @@ class Level:
 
 def discounts(counts: np.ndarray) -> np.ndarray:
     """D for counts of 0, 1, 2, and 3 or more, from counts of counts (Chen & Goodman, eq. 26)."""
-    how_many = np.bincount(np.minimum(counts, 5), minlength=6)
-    n1, n2, n3, n4 = np.maximum(1, how_many[1:5]).tolist()
+    of_counts = np.bincount(np.minimum(counts, 5), minlength=6)
+    n1, n2, n3, n4 = np.maximum(1, of_counts[1:5]).tolist()
     y = n1 / (n1 + 2 * n2)
     d1 = 1 - 2 * y * n2 / n1
     d2 = 2 - 3 * y * n3 / n2
@@ -61,16 +61,10 @@ def places(keys: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 class NGram:
-    """An n-gram model over piece ids.
+    """An n-gram model over piece ids ``(length,)``, of which each document begins with <s>.
 
-    Args:
-        tokens: ``(length,)`` ids; each document begins with <s>, and no n-gram crosses into the
-            next document.
-        vocab_size: number of pieces V.
-        order: n.
-
-    Raises:
-        ConfigError: n-grams of this vocabulary do not fit into 64 bits.
+    No n-gram crosses into the next document. Raises ``ConfigError`` if n-grams of this vocabulary
+    do not fit into 64 bits.
     """
 
     def __init__(self, tokens: np.ndarray, vocab_size: int, order: int = 5) -> None:

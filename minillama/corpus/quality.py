@@ -52,7 +52,8 @@ class WikipediaModel:
         for text in texts:
             ids += tokenizer.encode(text, bos=True, eos=True)
         if not ids:
-            raise DataError("there is no text to train the quality model on", "build Wikipedia too")
+            message = "there is no text to train the quality model on"
+            raise DataError(message, "build Wikipedia too")
         self.model = NGram(np.array(ids), tokenizer.vocab_size, order)
 
     def perplexity(self, text: str) -> float:
@@ -187,12 +188,15 @@ class PerplexityBuckets(_LikeWikipedia):
     def fit(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
         """Return a function that drops pages in the wrong buckets."""
         model = wikipedia_model(context, self.vocab_size)
-        perplexities = {hash64(page.text): model.perplexity(page.text) for page in reread()}
+        perplexities: dict[int, float] = {}
+        for page in reread():
+            perplexities[hash64(page.text)] = model.perplexity(page.text)
         cut = terciles(list(perplexities.values()))
         stats.facts |= {"head to": cut.head, "middle to": cut.middle}
 
         def drop_tail(document: Document) -> Document | Dropped:
-            bucket = cut.bucket(perplexities[hash64(document.text)])
+            perplexity = perplexities[hash64(document.text)]
+            bucket = cut.bucket(perplexity)
             return document if bucket in self.kept else Dropped(f"{bucket} of perplexity")
 
         return drop_tail
@@ -213,7 +217,8 @@ class References(_LikeWikipedia):
     def fit(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
         """Return a function that counts the pages that are no references, or drops them."""
         references = _beginnings(load_documents(context.wikipedia))
-        classifier = ReferenceClassifier(references, _beginnings(reread()))
+        pages = _beginnings(reread())
+        classifier = ReferenceClassifier(references, pages)
         stats.facts["precision"] = classifier.report.precision
         stats.facts["recall"] = classifier.report.recall
         stats.facts["no reference"] = 0

@@ -100,7 +100,8 @@ def _record(row: dict[str, str]) -> tuple[int, int | None, int, str, str]:
 
 def _stored_threads(database: sqlite3.Connection, skipped: Counter[str]) -> Texts:
     for number, title, body in database.execute(QUESTIONS):
-        answers = [answer for (answer,) in database.execute(ANSWERS, (number,))]
+        rows = database.execute(ANSWERS, (number,))
+        answers = [answer for (answer,) in rows]
         if not answers:
             skipped["questions without an answer"] += 1
             continue
@@ -133,7 +134,8 @@ def stackexchange(members: Members, skipped: Counter[str] | None = None) -> Text
     """
     for path, content in members:
         damage: list[Exception] = []
-        rows = _until_damage(posts(io.BytesIO(content)), damage)
+        whole = posts(io.BytesIO(content))
+        rows = _until_damage(whole, damage)
         for number, text in threads(rows, skipped):
             yield f"{path}#{number}", text
         for error in damage:
@@ -171,6 +173,7 @@ def conversations(members: Members) -> Texts:
             if isinstance(turns, str):  # a question whose answers are missing
                 continue
             question, *answers = (str(turn).strip() for turn in turns)
-            lines = [f"Q: {question}"] + [f"A: {answer}" for answer in answers]
+            lines = [f"Q: {question}"]
+            lines += [f"A: {answer}" for answer in answers]
             parts.append("\n".join(lines))
         yield path, tidy("\n\n".join(parts))

@@ -80,8 +80,7 @@ def _local_name(element: Element) -> str:
 def clean_wikitext(wikitext: str) -> str:
     """Readable prose: no hyperlinks, comments, templates, tables, references or markup.
 
-    Raises:
-        Tangled: it cannot be parsed in any reasonable time.
+    Raises ``Tangled`` for what cannot be parsed in any reasonable time.
     """
     # Before it is parsed
     if end := DROPPED_SECTIONS.search(wikitext):
@@ -145,4 +144,5 @@ def wikipedia(members: Members, skipped: Counter[str] | None = None) -> Texts:
         with bz2.open(io.BytesIO(content)) as dump:
             for title, wikitext in articles(dump):
                 with counted(skipped):  # one bad article costs no other
-                    yield f"{path}#{title}", f"{title}\n\n{clean_wikitext(wikitext)}"
+                    text = clean_wikitext(wikitext)
+                    yield f"{path}#{title}", f"{title}\n\n{text}"

