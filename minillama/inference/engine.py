@@ -124,10 +124,11 @@ class Engine:
 
     def keep(self, rows: list[int]) -> None:
         """Only these rows go on."""
-        if len(rows) < len(self.ids):
-            self.ids = [self.ids[row] for row in rows]
-            self.generators = [self.generators[row] for row in rows]
-            self.cache.select(rows)
+        if len(rows) == len(self.ids):
+            return
+        self.ids = [self.ids[row] for row in rows]
+        self.generators = [self.generators[row] for row in rows]
+        self.cache.select(rows)
 
 
 def generate_tokens(

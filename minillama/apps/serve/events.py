@@ -77,7 +77,11 @@ def describe_token(tokenizer: Tokenizer, token: int, p: Tensor) -> dict[str, Any
     """
 
     def describe(i: int) -> dict[str, Any]:
-        return {"id": i, "piece": piece_text(tokenizer, i), "p": round(float(p[i]), 6)}
+        share = round(float(p[i]), 6)
+        return {"id": i, "piece": piece_text(tokenizer, i), "p": share}
 
-    likeliest = p.topk(min(ALTERNATIVES, len(p))).indices.tolist()
-    return {**describe(token), "top": [describe(i) for i in likeliest]}
+    most = min(ALTERNATIVES, len(p))
+    likeliest = p.topk(most).indices.tolist()
+    described = describe(token)
+    described["top"] = [describe(i) for i in likeliest]
+    return described

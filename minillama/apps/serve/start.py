@@ -60,10 +60,16 @@ class Server(uvicorn.Server):
     """A server that Ctrl-C ends after the token under way; a second Ctrl-C ends it at once."""
 
     def __init__(self, app: Guard, turns: Turns) -> None:
-        super().__init__(uvicorn.Config(
-            app, lifespan="off", log_level="warning", access_log=False, server_header=False,
-            limit_concurrency=64, timeout_graceful_shutdown=10,
-        ))  # fmt: skip
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=64,
+            timeout_graceful_shutdown=10,
+        )
+        super().__init__(config)
         self.turns = turns
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -106,17 +112,22 @@ def address(listener: socket.socket) -> str:
 def load(source: Path, step: int | None = None, max_seq_len: int = 2048) -> Served:
     """The model of a folder, with what its training tells about it. Raises ``CheckpointError``."""
     name = source.resolve().name
-    if found := formats.load(source, max_seq_len):
+    found = formats.load(source, max_seq_len)
+    if found:
         return Served(*found, name)
     step = last_good(source) if step is None else step
-    return Served(*load_model(source, step), name, facts(source, step))
+    model, tokenizer = load_model(source, step)
+    return Served(model, tokenizer, name, facts(source, step))
 
 
 def facts(run: Path, step: int | None) -> dict[str, Any]:
     """The last validation of a run up to ``step``: ``step``, ``loss`` and ``bpb``."""
     try:
-        records = [r for r in read_metrics(run) if "valid_loss" in r and r["step"] <= step]
+        records = read_metrics(run)
     except DataError:  # weights are enough to complete text
         return {}
-    names = {"step": "step", "loss": "valid_loss", "bpb": "valid_bpb"}
-    return {new: records[-1][old] for new, old in names.items()} if records else {}
+    for record in reversed(records):
+        if "valid_loss" in record and record["step"] <= step:
+            loss, bpb = record["valid_loss"], record["valid_bpb"]
+            return {"step": record["step"], "loss": loss, "bpb": bpb}
+    return {}
