@@ -38,10 +38,15 @@ def cut(text: str, opening: re.Pattern[str], end_of: Callable[[re.Match[str]], i
     """
     parts, at = [], 0
     for found in opening.finditer(text):
-        if found.start() >= at and (end := end_of(found)) is not None:
-            parts.append(text[at : found.start()])
+        begin = found.start()
+        if begin < at:  # inside the passage before
+            continue
+        end = end_of(found)
+        if end is not None:
+            parts.append(text[at:begin])
             at = end
-    return "".join([*parts, text[at:]])
+    parts.append(text[at:])
+    return "".join(parts)
 
 
 def cut_between(text: str, *pairs: tuple[str, str]) -> str:

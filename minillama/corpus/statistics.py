@@ -104,11 +104,16 @@ def waterfall_table(manifest: dict[str, Any]) -> str:
 
 def _remark(row: dict[str, Any]) -> str:
     """What a step left out, took away and found."""
-    counts = [f"{count:,} {reason}" for reason, count in row["dropped"].items()]
-    counts += [f"{count:,} {kind} removed" for kind, count in row["removed"].items()]
+    remarks = []
+    for reason, count in row["dropped"].items():
+        remarks.append(f"{count:,} {reason}")
+    for kind, count in row["removed"].items():
+        remarks.append(f"{count:,} {kind} removed")
     for name, value in row["facts"].items():
-        counts.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
-    return "; ".join(filter(None, [row["note"], ", ".join(counts)]))
+        number = f"{value:.3g}" if isinstance(value, float) else value
+        remarks.append(f"{name} {number}")
+    both = [row["note"], ", ".join(remarks)]
+    return "; ".join(filter(None, both))
 
 
 def table1(manifest: dict[str, Any], budget: int) -> str:
@@ -146,4 +151,6 @@ def _paper_cells(name: str) -> tuple[str | None, ...]:
     if name not in TABLE1:
         return None, None, None
     row = TABLE1[name]
-    return f"{row['share']:.1%}", f"{row['epochs']:.2f}", row["disk"]
+    share = f"{row['share']:.1%}"
+    times = f"{row['epochs']:.2f}"
+    return share, times, row["disk"]

@@ -31,20 +31,24 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 from datatrove.utils.typeshelper import StatHints
 
-from minillama.corpus.c4 import RepeatedSpans
-from minillama.corpus.commoncrawl import RepeatedLines
+from minillama.corpus.commoncrawl import crawled_pages
+from minillama.corpus.deduplicate import HashSet
 from minillama.corpus.document import Document, Dropped, no_surrogates
-from minillama.corpus.hash_set import HashSet
-from minillama.corpus.pipeline import ExactDuplicates, Step, StepContext, load_documents
+from minillama.corpus.pipeline import (
+    ExactDuplicates,
+    RepeatedParts,
+    Step,
+    StepContext,
+    load_documents,
+)
 from minillama.corpus.recipes import READERS
 from minillama.corpus.statistics import StepStats
 from minillama.corpus.token_files import to_json
-from minillama.corpus.warc import crawled_pages
 from minillama.files import atomic_path
 from minillama.scale.clean import Task
 from minillama.scale.pool import pool
 
-BY_HASH = (ExactDuplicates, RepeatedLines, RepeatedSpans)
+BY_HASH = (ExactDuplicates, RepeatedParts)
 """Steps whose order is only that of the hashes they ask for."""
 
 # Parts: what is read as one, and written as one; those of packages are tasks of the built-in build.
@@ -175,8 +179,9 @@ class RunStep(PipelineStep):
             self.stat_update(f"removed_{kind}", value=count)
 
     def _known_hashes(self, rank: int) -> HashSet:
+        buckets = sorted((self.known / f"{rank:05d}").iterdir())
         seen = HashSet()
-        seen.know(load_arrays(sorted((self.known / f"{rank:05d}").iterdir())))
+        seen.know(join_hashes(map(np.load, buckets)))
         return seen
 
     def _reread(self) -> Iterator[Document]:
@@ -223,9 +228,9 @@ def save_array(path: Path, array: np.ndarray) -> None:
         np.save(file, array)
 
 
-def load_arrays(paths: Iterable[Path]) -> np.ndarray:
-    """Read arrays of hashes, one after the other."""
-    return np.concatenate([np.zeros(0, np.uint64), *map(np.load, paths)])
+def join_hashes(arrays: Iterable[np.ndarray]) -> np.ndarray:
+    """Arrays of hashes one after the other, of which there may be none."""
+    return np.concatenate([np.zeros(0, np.uint64), *arrays])
 
 
 class Noting(HashSet):
@@ -257,10 +262,11 @@ class NoteHashes(PipelineStep):
         process = self.step.start(context, StepStats(self.step.name), lambda: iter(()))
         for document in data or ():
             process(from_trove(document))
-        requests = np.unique(np.concatenate([np.zeros(0, np.uint64), *noting.requests]))
+        requests = np.unique(join_hashes(noting.requests))
         bounds = np.searchsorted(requests, bucket_bounds(self.buckets)[1:])
         for bucket, part in enumerate(np.split(requests, bounds)):
-            save_array(self.folder / "requests" / f"{bucket:05d}" / f"{rank:05d}.npy", part)
+            folder = self.folder / "requests" / f"{bucket:05d}"
+            save_array(folder / f"{rank:05d}.npy", part)
         yield from ()
 
 
@@ -277,12 +283,15 @@ class MatchHashes(PipelineStep):
         """Pass nothing on; this task's rank is its bucket."""
         paths = sorted((self.folder / "requests" / f"{rank:05d}").iterdir())
         requests = [np.load(path) for path in paths]
-        _, first = np.unique(np.concatenate(requests), return_index=True)  # in order of the tasks
-        met = np.ones(sum(map(len, requests)), dtype=bool)
+        hashes = join_hashes(requests)  # in order of the tasks
+        _, first = np.unique(hashes, return_index=True)
+        met = np.ones(len(hashes), dtype=bool)
         met[first] = False
-        ends = np.cumsum([len(hashes) for hashes in requests])[:-1]
-        for path, hashes, old in zip(paths, requests, np.split(met, ends), strict=True):
-            save_array(self.folder / "met" / path.stem / f"{rank:05d}.npy", hashes[old])
+        end = 0
+        for path, request in zip(paths, requests, strict=True):
+            begin, end = end, end + len(request)
+            met_before = request[met[begin:end]]
+            save_array(self.folder / "met" / path.stem / f"{rank:05d}.npy", met_before)
         yield from ()
 
 

@@ -114,7 +114,10 @@ class ShardWriter(dcp.HuggingFaceStorageWriter):
     def __init__(self, target: Path, names: list[str], state: dict[str, Any]) -> None:
         self.target, self.state = target, state
         self.tmp = target.with_name(f".{target.name}.written.tmp")
-        files = {name: 2 if name.startswith(checkpoint.OPTIMIZER) else 1 for name in names}
+        files = dict.fromkeys(names, 1)
+        for name in names:
+            if name.startswith(checkpoint.OPTIMIZER):
+                files[name] = 2
         super().__init__(str(self.tmp), files, save_distributed=True)
 
     def prepare_global_plan(self, plans: list[dcp.SavePlan]) -> list[dcp.SavePlan]:
@@ -126,12 +129,14 @@ class ShardWriter(dcp.HuggingFaceStorageWriter):
     def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> torch.futures.Future:
         """Write this rank's files; the future has their names and digests."""
         written = super().write_data(plan, planner).wait()
-        names = {result.storage_data.relative_path for result in written}
+        digests = {}
+        for name in {result.storage_data.relative_path for result in written}:
+            digests[name] = sha256(self.tmp / name)
         future: torch.futures.Future = torch.futures.Future()
-        future.set_result([(name, sha256(self.tmp / name)) for name in names])
+        future.set_result(digests)
         return future
 
-    def finish(self, metadata: dcp.Metadata, results: list[list[tuple[str, str]]]) -> None:
+    def finish(self, metadata: dcp.Metadata, results: list[dict[str, str]]) -> None:
         """Write state and manifest, and give the folder its name, on the first rank."""
         write_json(self.tmp / "state.json", self.state)
         digests = {"state.json": sha256(self.tmp / "state.json")}

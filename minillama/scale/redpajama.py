@@ -36,8 +36,8 @@ import numpy as np
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from minillama.corpus.deduplicate import hash64
 from minillama.corpus.document import SPLITS, Document, Dropped
-from minillama.corpus.hash_set import hash64
 from minillama.corpus.language import WIKIPEDIA_LANGUAGES
 from minillama.corpus.mixture import epochs, mixture
 from minillama.corpus.pipeline import MIN_BYTES

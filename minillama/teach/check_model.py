@@ -100,8 +100,11 @@ def check_slowest_turn(answer: Callable) -> str:
 def _half_split_scores(x: Tensor, angles: Tensor) -> Tensor:
     """Scores with feature i paired with i + head_dim / 2; ``x (seq, heads, head_dim)``."""
     first, second = x.chunk(2, dim=-1)
-    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    cos = angles.cos()[:, None]
+    sin = angles.sin()[:, None]
+    turned_first = first * cos - second * sin
+    turned_second = second * cos + first * sin
+    turned = torch.cat((turned_first, turned_second), dim=-1)
     return torch.einsum("mhd,nhd->hmn", turned, turned)
 
 

@@ -65,15 +65,17 @@ def _play(size: int, act: Callable[[int, Exchange], Any], message: str) -> list[
 
 
 def _pass_round(
-    answer: Callable, given: Tensor, passed: list[int], rank: int, exchange: Exchange
+    answer: Callable, given: Tensor, passed: list, rank: int, exchange: Exchange
 ) -> Any:
     """Return what a rank makes of ``given (rank, piece, number)``; count what it passes on."""
 
     def pass_on(tensor: Tensor) -> Tensor:
         passed[rank] += tensor.numel()
-        return exchange(tensor)[rank - 1]
+        everyone = exchange(tensor)
+        return everyone[rank - 1]
 
-    return answer(rank, list(given[rank].clone()), pass_on)
+    pieces = list(given[rank].clone())
+    return answer(rank, pieces, pass_on)
 
 
 @exercise
@@ -216,10 +218,12 @@ def check_mesh_choice(answer: Callable) -> str:
             for shard in range(1, gpus + 1)
             if gpus % (shard * tensor) == 0 and fits(shard, tensor)
         ]
-        given, call = answer(gpus, heads, fits, sent), f"{gpus} GPUs, {heads} heads"
+        given = answer(gpus, heads, fits, sent)
+        call = f"{gpus} GPUs, {heads} heads"
         expect(given is not None, f"{call}: you returned None, but some mesh fits")
         shard, tensor = (int(number) for number in several(given, 2, "(shard, tensor)"))
-        mesh, total = f"shard {shard} x tensor {tensor}", shard * tensor
+        mesh = f"shard {shard} x tensor {tensor}"
+        total = shard * tensor
         expect(gpus % total == 0, f"{call}: {mesh} = {total} does not divide {gpus}")
         expect(heads % tensor == 0, f"{call}: tensor {tensor} does not divide {heads} heads")
         expect(fits(shard, tensor), f"{call}: {mesh} does not fit")

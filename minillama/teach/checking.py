@@ -54,7 +54,8 @@ def diagnose(
     tolerance: float | None = None,
 ) -> None:
     """Call the student's function with a copy of ``arguments`` and ``compare`` what it returns."""
-    call = f"{_name(answer)}({', '.join(map(_brief, arguments))})"
+    shown = ", ".join(_brief(argument) for argument in arguments)
+    call = f"{_name(answer)}({shown})"
     handed = copy.deepcopy(arguments)
     given = answer(*handed)
     untouched = repr(handed) == repr(arguments)

@@ -65,8 +65,8 @@ class LocalBackend:
         self, module: nn.Module, config: TrainConfig, last: bool
     ) -> AbstractContextManager:
         """Context of one forward and backward, the ``last`` of a step or not."""
-        half = config.dtype == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        kind = next(module.parameters()).device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=config.dtype == "bfloat16")
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of ``values`` over all processes (in place)."""

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from tiny import ROOT, make_corpus, prose, python, sdist, wheel, write_sources
 
+from minillama.corpus.deduplicate import HashSet
 from minillama.corpus.document import Document
-from minillama.corpus.hash_set import HashSet
 from minillama.corpus.pipeline import ShortTexts
 from minillama.corpus.recipes import recipe_versions
 from minillama.corpus.split import cap, deduplicate, split

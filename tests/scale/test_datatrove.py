@@ -126,7 +126,7 @@ def test_stages_are_cut_where_order_begins_and_ends():
         [type(step).__name__ for step in stage] for stage in cut_stages(RECIPES["commoncrawl"])
     ]
     assert names == [
-        ["ShortTexts"], ["RepeatedLines"], ["ShortTexts", "Languages"], ["PerplexityBuckets"],
+        ["ShortTexts"], ["RepeatedParts"], ["ShortTexts", "Languages"], ["PerplexityBuckets"],
         ["References"],
     ]  # fmt: skip
     assert cut_stages(()) == [()]

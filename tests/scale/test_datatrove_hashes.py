@@ -8,10 +8,10 @@ import pytest
 
 pytest.importorskip("datatrove")
 
-from minillama.corpus.c4 import RepeatedSpans
-from minillama.corpus.commoncrawl import RepeatedLines
+from minillama.corpus.c4 import REPEATED_SPANS
+from minillama.corpus.commoncrawl import REPEATED_LINES
+from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.document import Document
-from minillama.corpus.hash_set import HashSet, hash64
 from minillama.corpus.pipeline import ExactDuplicates, StepContext, fresh_hashes, run
 from minillama.corpus.token_files import to_json
 from minillama.scale.datatrove import Engine, make_executors
@@ -49,7 +49,7 @@ def distributed(inputs, steps, output, tasks):
     return [path.read_text() for path in sorted((output / "clean").iterdir())]
 
 
-@pytest.mark.parametrize("step", [RepeatedLines(), ExactDuplicates(), RepeatedSpans()])
+@pytest.mark.parametrize("step", [REPEATED_LINES, ExactDuplicates(), REPEATED_SPANS])
 def test_the_same_for_any_number_of_tasks(step, parts, tmp_path):
     rows = []
     everything = (d for part in parts for d in part.documents(StepContext(), None))
@@ -61,7 +61,7 @@ def test_the_same_for_any_number_of_tasks(step, parts, tmp_path):
 
 
 def test_two_such_steps_one_after_the_other(parts, tmp_path):
-    steps = (RepeatedSpans(), RepeatedLines())
+    steps = (REPEATED_SPANS, REPEATED_LINES)
     one, three = (distributed(parts, steps, tmp_path / str(n), n) for n in (1, 3))
     assert one == three and any(one)
 
@@ -69,8 +69,8 @@ def test_two_such_steps_one_after_the_other(parts, tmp_path):
 def test_the_counts_of_all_tasks_add_up(parts, tmp_path):
     rows = []
     everything = (d for part in parts for d in part.documents(StepContext(), None))
-    list(run((RepeatedLines(),), everything, rows, StepContext()))
-    distributed(parts, (RepeatedLines(),), tmp_path / "out", 3)
+    list(run((REPEATED_LINES,), everything, rows, StepContext()))
+    distributed(parts, (REPEATED_LINES,), tmp_path / "out", 3)
     told = json.loads((tmp_path / "out" / "logs" / "02-of-3-tasks" / "stats.json").read_text())
     removed = told[1]["stats"]["removed_repeated lines"]
     assert rows[0].removed == {"repeated lines": removed["total"]}
