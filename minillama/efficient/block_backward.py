@@ -219,12 +219,10 @@ def _heads_first(x: Tensor) -> Tensor:
 
 def _norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """RMSNorm as in ``model.norm``: the output, x / rms(x), and 1 / rms(x)."""
-    dtype = torch.promote_types(x.dtype, torch.float32)
-    wide = x.to(dtype)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
     mean_square = wide.pow(2).mean(-1, keepdim=True)
     scale = torch.rsqrt(mean_square + eps)
-    unit = wide * scale
-    unit = unit.type_as(x)
+    unit = (wide * scale).type_as(x)
     return unit * weight, unit, scale
 
 
@@ -281,13 +279,8 @@ class BlockByHand(TransformerBlock):
         device, dtype = x.device.type, weights.wq.dtype
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
-        settings = Settings(
-            head_dim=self.attention.head_dim,
-            eps=self.ffn_norm.eps,
-            lean=self.lean,
-            dtype=dtype,
-            exchange=self.exchange,
-        )
+        head_dim, eps = self.attention.head_dim, self.ffn_norm.eps
+        settings = Settings(head_dim, eps, self.lean, dtype, self.exchange)
         return _Block.apply(x, table, settings, *weights)
 
 

@@ -157,8 +157,7 @@ def generate_tokens(
         batch_size: sequences side by side.
 
     Raises:
-        DataError: a prompt is empty or longer than the context, or the model's output is not
-            finite.
+        DataError: as ``Engine`` and its ``step``.
     """
     decoder = model if isinstance(model, Decoder) else Decoder(model)
     results: list[list[int]] = [[] for _ in prompts]

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -41,14 +42,10 @@ def completion_events(
     pieces = [{"id": token, "piece": piece_text(tokenizer, token)} for token in prompt]
     yield "prompt", {"tokens": pieces}
 
-    settings = Settings(
-        max_new_tokens=request.max_new_tokens,
-        temperature=request.temperature,
-        top_k=request.top_k or None,
-        top_p=request.top_p,
-        repetition_penalty=request.repetition_penalty,
-        seed=request.seed,
-    )
+    values = asdict(request)
+    values.pop("prompt")
+    values["top_k"] = values["top_k"] or None
+    settings = Settings(**values)
     completion = Completion(tokenizer, settings, prompt)
     began = time.perf_counter()
     try:

@@ -1,7 +1,5 @@
 """``minillama serve``: load a model, take a port, and answer until Ctrl-C."""
 
-import errno
-import os
 import socket
 import warnings
 from contextlib import suppress
@@ -79,28 +77,14 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to ``host`` and ``port``. Raises ``ConfigError``."""
-    if not 0 <= port <= 65_535:
-        raise ConfigError(f"port = {port}", "choose one from 1024 to 65535, or 0 for any free one")
-    listener = None
+    """A socket that listens at ``host`` and ``port``. Raises ``ConfigError``."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family)
-        if os.name == "posix":  # a port whose last connections are still closing
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-        listener.listen()
-        return listener
-    except (OSError, UnicodeError) as error:
-        if listener is not None:
-            listener.close()
-        if isinstance(error, socket.gaierror | UnicodeError):
-            raise ConfigError(f"--host {host} is no address", "try 127.0.0.1") from None
-        reason = {errno.EADDRINUSE: "it is in use", errno.EACCES: "this user may not open it"}
-        raise ConfigError(
-            f"cannot listen at {host}, port {port}: {reason.get(error.errno, error.strerror)}",
-            "choose another with --port" if error.errno in reason else "choose another --host",
-        ) from None
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        hint = "choose another --host, or a --port from 1024 to 65535 that is free"
+        raise ConfigError(f"cannot listen at {host}, port {port}: {reason}", hint) from None
 
 
 def address(listener: socket.socket) -> str:
