@@ -236,10 +236,14 @@ def _norm_backward(
     """
     grad, unit, weight = (t.to(scale.dtype) for t in (grad, unit, weight))
     product = grad * unit
-    mean = (product @ weight / weight.numel()).unsqueeze(-1)  # of g * u
-    grad_x = grad * weight
-    grad_x.addcmul_(unit, mean, value=-1).mul_(scale)
     grad_weight = product.flatten(0, -2).sum(0)
+
+    # (g - u mean(g * u)) / rms(x), in one piece of memory
+    mean = product @ weight / weight.numel()
+    mean = mean.unsqueeze(-1)
+    grad_x = grad * weight
+    grad_x.addcmul_(unit, mean, value=-1)
+    grad_x.mul_(scale)
     return grad_x, grad_weight
 
 
@@ -272,8 +276,9 @@ class BlockByHand(TransformerBlock):
         if mix is not causal_attention or not torch.is_grad_enabled():
             return super().forward(x, table, mix)
         weights = Weights(*map(self.exchange.piece, self.parameters()))
-        lower = torch.is_autocast_enabled(x.device.type)
-        dtype = torch.get_autocast_dtype(x.device.type) if lower else weights.wq.dtype
+        device, dtype = x.device.type, weights.wq.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
         head_dim, eps = self.attention.head_dim, self.ffn_norm.eps
         settings = Settings(head_dim, eps, self.lean, dtype, self.exchange)
         return _Block.apply(x, table, settings, *weights)

@@ -40,8 +40,8 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, block: int) -> Tensor:
-        out, logsumexp = blockwise_forward(q, k, v, block)
         ctx.block = block
+        out, logsumexp = blockwise_forward(q, k, v, block)
         ctx.save_for_backward(q, k, v, out, logsumexp)
         return out
 
@@ -97,15 +97,25 @@ def blockwise_backward(
     grad, q, k, v, out = (t.to(_wide(q)) for t in (grad, q, k, v, out))
     row_sum = (grad * out).sum(-1, keepdim=True)  # (B, H, T, 1)
     logsumexp = logsumexp.unsqueeze(-1)
-    grad_q, grad_k, grad_v = (torch.zeros_like(t) for t in (q, k, v))
+    grad_q = torch.zeros_like(q)
+    grad_k = torch.zeros_like(k)
+    grad_v = torch.zeros_like(v)
     for rows in _blocks(q.shape[2], block):
         queries, grad_out = q[:, :, rows], grad[:, :, rows]
         for columns in _blocks(rows.stop, block):
             keys, values = k[:, :, columns], v[:, :, columns]
+
+            # the forward's weights once more
             scores = _scores(queries, keys, rows, columns)
-            weights = (scores - logsumexp[:, :, rows]).exp_()
+            scores -= logsumexp[:, :, rows]
+            weights = scores.exp_()
+
+            # back through the softmax
             grad_weights = grad_out @ values.mT
-            grad_scores = weights * (grad_weights - row_sum[:, :, rows]) * scale
+            grad_weights -= row_sum[:, :, rows]
+            grad_scores = weights * grad_weights * scale
+
+            # and through the three products
             grad_q[:, :, rows] += grad_scores @ keys
             grad_k[:, :, columns] += grad_scores.mT @ queries
             grad_v[:, :, columns] += weights.mT @ grad_out
@@ -117,16 +127,19 @@ def _wide(x: Tensor) -> torch.dtype:
 
 
 def _blocks(end: int, block: int) -> Iterator[slice]:
-    return (slice(start, min(start + block, end)) for start in range(0, end, block))
+    for start in range(0, end, block):
+        yield slice(start, min(start + block, end))
 
 
 def _scores(q: Tensor, k: Tensor, rows: slice, columns: slice) -> Tensor:
     """Scaled scores of one block; those of the future are -inf."""
-    products = q.to(_wide(q)) @ k.to(_wide(k)).mT
+    dtype = _wide(q)
+    products = q.to(dtype) @ k.to(dtype).mT
     scores = products / math.sqrt(q.shape[-1])
     if columns.stop <= rows.start + 1:  # wholly in the past
         return scores
-    future = torch.ones_like(scores, dtype=torch.bool).triu(rows.start - columns.start + 1)
+    allowed = rows.start - columns.start
+    future = torch.ones_like(scores, dtype=torch.bool).triu(allowed + 1)
     return scores.masked_fill_(future, -math.inf)
 
 

@@ -95,7 +95,7 @@ class PackedAttention(Attention):
 
 
 class PackedBlock(TransformerBlock):
-    """A block of packed parts."""
+    """``TransformerBlock`` of packed parts."""
 
     def __init__(self, block: TransformerBlock, pack: Pack) -> None:
         nn.Module.__init__(self)

@@ -124,10 +124,11 @@ class Engine:
 
     def keep(self, rows: list[int]) -> None:
         """Only these rows go on."""
-        if len(rows) < len(self.ids):
-            self.ids = [self.ids[row] for row in rows]
-            self.generators = [self.generators[row] for row in rows]
-            self.cache.select(rows)
+        if len(rows) == len(self.ids):
+            return
+        self.ids = [self.ids[row] for row in rows]
+        self.generators = [self.generators[row] for row in rows]
+        self.cache.select(rows)
 
 
 def generate_tokens(
@@ -156,8 +157,7 @@ def generate_tokens(
         batch_size: sequences side by side.
 
     Raises:
-        DataError: a prompt is empty or longer than the context, or the model's output is not
-            finite.
+        DataError: as ``Engine`` and its ``step``.
     """
     decoder = model if isinstance(model, Decoder) else Decoder(model)
     results: list[list[int]] = [[] for _ in prompts]

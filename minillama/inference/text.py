@@ -69,26 +69,19 @@ class StopAt:
 
 
 class Completion:
-    """The text of a sequence of ids, cut at a stop string or the end mark.
+    """The text that follows a prompt, cut at a stop string or the end mark.
 
-    Args:
-        tokenizer: whose pieces the ids are.
-        settings: with what ends the text.
-        prompt: the ids before; a text from its beginning loses the space that the tokenizer puts
-            there.
+    ``text`` is what is certain so far, without the prompt; ``tokens`` counts the ids, the end mark
+    and those of a stop string among them; ``finish`` says why it ended, or is None.
     """
 
     def __init__(self, tokenizer: Tokenizer, settings: Settings, prompt: Sequence[int]) -> None:
         self.tokenizer, self.settings = tokenizer, settings
-        self.begins = len(prompt) == 1
+        self.begins = len(prompt) == 1  # only the begin mark: the tokenizer's first space goes
         self.stop = StopAt(settings.stop_strings)
         self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self.text = ""
-        """Without the prompt."""
+        self.text, self.tokens = "", 0
         self.finish: Finish | None = None
-        """Why it ended; None while it has not."""
-        self.tokens = 0
-        """How many ids there were, the end mark and those of a stop string among them."""
 
     def feed(self, token: int) -> str:
         """Add an id; return the text that is now certain, and set ``finish`` if it ends here."""
@@ -106,8 +99,10 @@ class Completion:
 
     def end(self, finish: Finish | None = None) -> str:
         """No token comes any more: set ``finish`` and return what was held back."""
-        full = self.tokens < self.settings.max_new_tokens
-        self.finish = self.finish or finish or ("context" if full else "length")
+        if finish is None:
+            full = self.tokens < self.settings.max_new_tokens
+            finish = "context" if full else "length"
+        self.finish = self.finish or finish
         piece, self.stop.held = self.stop.held, ""
         self.text += piece
         return piece
@@ -116,11 +111,7 @@ class Completion:
 class Stream(Completion):
     """A completion that is written while it is iterated over; yields text as it is certain."""
 
-    def __init__(
-        self, engine: Engine, tokenizer: Tokenizer, settings: Settings, prompt: Sequence[int]
-    ) -> None:
-        super().__init__(tokenizer, settings, prompt)
-        self.engine = engine
+    engine: Engine
 
     def __iter__(self) -> Iterator[str]:
         for _ in range(self.settings.max_new_tokens):
@@ -182,8 +173,9 @@ def stream(model: Llama, tokenizer: Tokenizer, prompt: str, **settings: object) 
     """
     settings = Settings(**settings)
     ids = encode_prompt(model, tokenizer, prompt)
-    engine = Engine(model, [ids], settings, [settings.seed], settings.max_new_tokens)
-    return Stream(engine, tokenizer, settings, ids)
+    text = Stream(tokenizer, settings, ids)
+    text.engine = Engine(model, [ids], settings, [settings.seed], settings.max_new_tokens)
+    return text
 
 
 def complete(

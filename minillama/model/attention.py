@@ -56,4 +56,6 @@ class Attention(nn.Module):
         q = rearrange(self.wq(x), "... (h d) -> ... h d", d=self.head_dim)
         k = rearrange(self.wk(x), "... (h d) -> ... h d", d=self.head_dim)
         v = rearrange(self.wv(x), "... (h d) -> ... h d", d=self.head_dim)
-        return apply_rotary(q, table), apply_rotary(k, table), v
+        q = apply_rotary(q, table)
+        k = apply_rotary(k, table)
+        return q, k, v

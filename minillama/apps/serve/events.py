@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -41,14 +42,10 @@ def completion_events(
     pieces = [{"id": token, "piece": piece_text(tokenizer, token)} for token in prompt]
     yield "prompt", {"tokens": pieces}
 
-    settings = Settings(
-        max_new_tokens=request.max_new_tokens,
-        temperature=request.temperature,
-        top_k=request.top_k or None,
-        top_p=request.top_p,
-        repetition_penalty=request.repetition_penalty,
-        seed=request.seed,
-    )
+    values = asdict(request)
+    values.pop("prompt")
+    values["top_k"] = values["top_k"] or None
+    settings = Settings(**values)
     completion = Completion(tokenizer, settings, prompt)
     began = time.perf_counter()
     try:
@@ -77,7 +74,11 @@ def describe_token(tokenizer: Tokenizer, token: int, p: Tensor) -> dict[str, Any
     """
 
     def describe(i: int) -> dict[str, Any]:
-        return {"id": i, "piece": piece_text(tokenizer, i), "p": round(float(p[i]), 6)}
+        share = round(float(p[i]), 6)
+        return {"id": i, "piece": piece_text(tokenizer, i), "p": share}
 
-    likeliest = p.topk(min(ALTERNATIVES, len(p))).indices.tolist()
-    return {**describe(token), "top": [describe(i) for i in likeliest]}
+    most = min(ALTERNATIVES, len(p))
+    likeliest = p.topk(most).indices.tolist()
+    described = describe(token)
+    described["top"] = [describe(i) for i in likeliest]
+    return described

@@ -1,7 +1,5 @@
 """``minillama serve``: load a model, take a port, and answer until Ctrl-C."""
 
-import errno
-import os
 import socket
 import warnings
 from contextlib import suppress
@@ -60,10 +58,16 @@ class Server(uvicorn.Server):
     """A server that Ctrl-C ends after the token under way; a second Ctrl-C ends it at once."""
 
     def __init__(self, app: Guard, turns: Turns) -> None:
-        super().__init__(uvicorn.Config(
-            app, lifespan="off", log_level="warning", access_log=False, server_header=False,
-            limit_concurrency=64, timeout_graceful_shutdown=10,
-        ))  # fmt: skip
+        config = uvicorn.Config(
+            app,
+            lifespan="off",
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            limit_concurrency=64,
+            timeout_graceful_shutdown=10,
+        )
+        super().__init__(config)
         self.turns = turns
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -73,28 +77,14 @@ class Server(uvicorn.Server):
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A socket bound to ``host`` and ``port``. Raises ``ConfigError``."""
-    if not 0 <= port <= 65_535:
-        raise ConfigError(f"port = {port}", "choose one from 1024 to 65535, or 0 for any free one")
-    listener = None
+    """A socket that listens at ``host`` and ``port``. Raises ``ConfigError``."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family, *_, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family)
-        if os.name == "posix":  # a port whose last connections are still closing
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(where)
-        listener.listen()
-        return listener
-    except (OSError, UnicodeError) as error:
-        if listener is not None:
-            listener.close()
-        if isinstance(error, socket.gaierror | UnicodeError):
-            raise ConfigError(f"--host {host} is no address", "try 127.0.0.1") from None
-        reason = {errno.EADDRINUSE: "it is in use", errno.EACCES: "this user may not open it"}
-        raise ConfigError(
-            f"cannot listen at {host}, port {port}: {reason.get(error.errno, error.strerror)}",
-            "choose another with --port" if error.errno in reason else "choose another --host",
-        ) from None
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        hint = "choose another --host, or a --port from 1024 to 65535 that is free"
+        raise ConfigError(f"cannot listen at {host}, port {port}: {reason}", hint) from None
 
 
 def address(listener: socket.socket) -> str:
@@ -106,17 +96,22 @@ def address(listener: socket.socket) -> str:
 def load(source: Path, step: int | None = None, max_seq_len: int = 2048) -> Served:
     """The model of a folder, with what its training tells about it. Raises ``CheckpointError``."""
     name = source.resolve().name
-    if found := formats.load(source, max_seq_len):
+    found = formats.load(source, max_seq_len)
+    if found:
         return Served(*found, name)
     step = last_good(source) if step is None else step
-    return Served(*load_model(source, step), name, facts(source, step))
+    model, tokenizer = load_model(source, step)
+    return Served(model, tokenizer, name, facts(source, step))
 
 
 def facts(run: Path, step: int | None) -> dict[str, Any]:
     """The last validation of a run up to ``step``: ``step``, ``loss`` and ``bpb``."""
     try:
-        records = [r for r in read_metrics(run) if "valid_loss" in r and r["step"] <= step]
+        records = read_metrics(run)
     except DataError:  # weights are enough to complete text
         return {}
-    names = {"step": "step", "loss": "valid_loss", "bpb": "valid_bpb"}
-    return {new: records[-1][old] for new, old in names.items()} if records else {}
+    for record in reversed(records):
+        if "valid_loss" in record and record["step"] <= step:
+            loss, bpb = record["valid_loss"], record["valid_bpb"]
+            return {"step": record["step"], "loss": loss, "bpb": bpb}
+    return {}
