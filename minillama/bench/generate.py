@@ -135,7 +135,7 @@ def measure_generation(
 
 
 def make_vocabulary(vocab_size: int) -> Tokenizer:
-    """A vocabulary of any size, for a model without one."""
+    """A vocabulary of any size, which llama2.c asks for."""
     entries = [Piece("<unk>", 0, Kind.UNKNOWN)]
     for mark in ("<s>", "</s>"):
         entries.append(Piece(mark, 0, Kind.CONTROL))
