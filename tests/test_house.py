@@ -34,13 +34,16 @@ FLOORS = [
 MACHINERY = {"interop", "scale", "apps"}
 SCHOOL = {"bench", "teach"}
 
-PACKAGE_LINES = 25_300
-CORE_LINES = 15_000
+PACKAGE_LINES = 24_000
+"""The goal is 17,500."""
+CORE_LINES = 13_600
+"""The goal is 10,000."""
 FILE_LINES = 400
-CLOSURES = {"train.loop": 4_700, "figures.loss": 3_900, "model.transformer": 700}
-"""Lines of a module and of all it imports, directly or not."""
-DENSITY_MEDIAN, DENSITY_90TH = 14.5, 20.7
-"""Syntax nodes of a function over the non-blank lines of its body (four lines or more)."""
+CLOSURES = {"train.loop": 3_060, "figures.loss": 710, "model.transformer": 720}
+"""Lines of a module and of all it imports, directly or not. The goals are 2,000, 700 and 600."""
+DENSITY_MEDIAN, DENSITY_90TH = 13.95, 18.3
+"""Syntax nodes of a function over the non-blank lines of its body (four lines or more). The goals
+are 12.5 and 18."""
 
 FILES = sorted(PACKAGE.rglob("*.py"))
 DOORS = {"__main__", "__init__"}

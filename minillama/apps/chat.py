@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 from minillama.errors import DataError
 from minillama.inference.decoder import Decoder
-from minillama.inference.engine import Stream, stream
+from minillama.inference.text import Stream, stream
 from minillama.tokenizer import Tokenizer
 
 WELCOME = (

@@ -35,7 +35,7 @@ VERBS: dict[str, tuple[str, str | dict[str, str]]] = {
             "add": "scale.user_texts:add_texts",
             "trace": "corpus.trace:trace",
             "verify": "corpus.token_files:verify_corpus",
-            "trove": "scale.datatrove:run_trove",
+            "datatrove": "scale.datatrove:run_datatrove",
             "full": "scale.redpajama:build_full",
         },
     ),

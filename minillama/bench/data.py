@@ -34,10 +34,10 @@ from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
 from minillama.bench.race import Columns, race, table_of
 from minillama.corpus.archive import read_members
+from minillama.corpus.c4 import C4Rules, clean_page
 from minillama.corpus.commoncrawl import html_to_text
 from minillama.corpus.deduplicate import drop_near_duplicates
 from minillama.corpus.document import Document
-from minillama.corpus.heuristics import C4Rules, clean_page
 from minillama.corpus.language import LanguageModel
 from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.errors import ConfigError

@@ -14,13 +14,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from minillama.apps.evaluate import open_library
 from minillama.bench.race import Columns, Result, race, table_of
 from minillama.config import ModelConfig
 from minillama.errors import ConfigError
 from minillama.evaluate.multiple_choice import encode, log_likelihoods
 from minillama.evaluate.scoring import credit
-from minillama.evaluate.tasks import Question, find_task, load_questions
+from minillama.evaluate.tasks import Question, find_task, load_questions, open_library
 from minillama.interop import huggingface
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer, train_tokenizer

@@ -1,4 +1,4 @@
-"""The ArXiv slice: LaTeX sources without preamble, comments, bibliography and private macros.
+r"""The ArXiv slice: LaTeX sources without preamble, comments, bibliography and private macros.
 
 Section 2.1, after Lewkowycz et al. (2022): everything before the first section and the bibliography
 is removed, comments too, and "inline-expanded definitions and macros written by users to increase
@@ -10,20 +10,27 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 
-from minillama.corpus.document import Members, Texts, tidy
-from minillama.corpus.latex_macros import Literals, expand_macros
-from minillama.corpus.scan import Ahead, cut_between
+from minillama.corpus.document import Members, Texts, decode_text, tidy
+from minillama.corpus.latex_macros import LITERAL, end_of, expand_macros
 from minillama.corpus.skip_errors import counted
 
-COMMENT = re.compile(r"(?<!\\)((?:\\\\)*)%[^\n]*")
-HIDDEN = ((r"\\begin\{comment\}", r"\\end\{comment\}"), (r"\\iffalse\b", r"\\fi\b"))
+MARK = re.compile(
+    r"(?P<comment>^[ \t]*%[^\n]*(?:\n|\Z)|%[^\n]*)"  # with its line, if nothing else is there
+    rf"|(?P<hidden>\\begin\{{comment\}}|\\iffalse\b)|\\[\\%]|{LITERAL.pattern}",
+    re.M,
+)
+"""What is not printed, and what could be taken for that."""
+TO_PERCENT = re.compile(r"(?:\\.|[^\\%\n])*")
+r"""A blind spot (notebook 01c): behind a ``%`` in one ``\verb`` no other of its line is seen."""
 INPUT = re.compile(r"\\(?:input|include|subfile)\s*\{([^{}]+)\}")
 FIRST_SECTION = re.compile(r"\\(?:part|chapter|section)\*?\s*(?:\[[^\]]{0,300}\])?\{")
+CHAPTER = re.compile(r"^\\chapter\*?\s*(?:\[[^\]]{0,300}\])?\{([^{}\n]*)\}", re.M)
 BIBLIOGRAPHY = re.compile(
     r"\\begin\{thebibliography\}.*?(?:\\end\{thebibliography\}|\Z)"
     r"|\\bibliography(?:style)?\s*\{[^{}]*\}|\\printbibliography\s*(?:\[[^\]]{0,300}\])?",
     re.S,
 )
+DOCUMENT = re.compile(r"^[^%\n]*\\document(class|style)\b", re.M)
 MAX_INPUTS = 1_000
 MAX_PAPER = 16 * 2**20
 """Characters of a paper with all that it reads."""
@@ -35,8 +42,8 @@ def clean_latex(source: str) -> str | None:
     start = FIRST_SECTION.search(text)
     if not start:
         return None
-    text = BIBLIOGRAPHY.sub("", text[start.start() :].split(r"\end{document}")[0])
-    return tidy(text)
+    body = text[start.start() :].split(r"\end{document}")[0]
+    return tidy(BIBLIOGRAPHY.sub("", body))
 
 
 def remove_comments(source: str) -> str:
@@ -45,87 +52,66 @@ def remove_comments(source: str) -> str:
     A line that is all comment goes wholly; ``\%`` and verbatim text stay.
     """
     source = source.replace("\r\n", "\n").replace("\r", "\n")
-    literals, comments = Literals(source), Ahead(COMMENT, source)
-    parts, end, at, line = [], 0, 0, 0
-    while literal := literals(at):
-        begin, after = literal
-        line = max(line, source.rfind("\n", at, begin) + 1)
-        comment = comments(line)
-        if not (comment and comment.start() < begin):  # it does not stand in a comment
-            parts += [_uncomment(source[end:begin]), source[begin:after]]
-            end = after
-        line = max(line, source.rfind("\n", begin, after) + 1)
-        at = after
-    return "".join([*parts, _uncomment(source[end:])])
-
-
-def _uncomment(text: str) -> str:
-    text = COMMENT.sub(r"\1", re.sub(r"(?m)^[ \t]*%[^\n]*(?:\n|\Z)", "", text))
-    return cut_between(text, *HIDDEN)
+    parts, kept_from, at = [], 0, 0
+    never_closed: set[str] = set()
+    while mark := MARK.search(source, at):
+        end = end_of(mark, source, never_closed)
+        at = end or mark.end()
+        if mark["comment"] or (mark["hidden"] and end):
+            parts.append(source[kept_from : mark.start()])
+            kept_from = at
+        elif mark["mark"] and "%" in mark[0]:
+            at = TO_PERCENT.match(source, at).end()
+    return "".join([*parts, source[kept_from:]])
 
 
 def join_files(name: str, files: Mapping[str, str]) -> str:
-    r"""A source with its ``\input`` and ``\include`` files in place, each file once on any path.
-
-    Args:
-        name: the main file.
-        files: all sources of the paper, by name.
+    r"""The source ``name`` with its ``\input`` files in place, each file once on any path.
 
     Raises:
         ValueError: together they are longer than ``MAX_PAPER``.
     """
-    budget, left = [MAX_INPUTS], [MAX_PAPER]
+    folder = PurePosixPath(name).parent
+    inputs = characters = 0
 
     def read(path: str, open_files: tuple[str, ...]) -> str:
-        folder = PurePosixPath(name).parent
-        left[0] -= len(files[path])
-        if left[0] < 0:
+        nonlocal characters
+        characters += len(files[path])
+        if characters > MAX_PAPER:
             raise ValueError(f"{name} reads more than {MAX_PAPER} characters")
 
         def include(match: re.Match[str]) -> str:
-            wanted = str(folder / match[1].strip())
-            found = next((w for w in (wanted, f"{wanted}.tex") if w in files), None)
-            if found is None or found in open_files or not budget[0]:
+            nonlocal inputs
+            path = str(folder / match[1].strip())
+            path = path if path in files else f"{path}.tex"
+            if path not in files or path in open_files or inputs == MAX_INPUTS:
                 return ""
-            budget[0] -= 1
-            return read(found, (*open_files, found))
+            inputs += 1
+            return read(path, (*open_files, path))
 
         return INPUT.sub(include, remove_comments(files[path]))
 
     return read(name, (name,))
 
 
-CHAPTER = re.compile(r"^\\chapter\*?\s*(?:\[[^\]]{0,300}\])?\{([^{}\n]*)\}", re.M)
-
-
 def latex(members: Members, skipped: Counter[str] | None = None) -> Texts:
-    r"""One document a paper: a file with ``\documentclass`` and the files that it reads.
+    r"""One document a paper, that is a ``\documentclass`` and what it reads; of a book, a chapter.
 
-    A book gives one document a chapter.
-
-    Args:
-        members: all files of a package.
-        skipped: counts, by reason, of papers that cannot be read; it grows.
+    ``skipped`` counts, by reason, the papers that cannot be read.
     """
     skipped = Counter() if skipped is None else skipped
-    files = {path: _decode(content) for path, content in members}
+    files = {path: decode_text(content) for path, content in members}
     for name, source in files.items():
-        if re.search(r"^[^%\n]*\\document(class|style)\b", source, re.M):
+        if DOCUMENT.search(source):
             with counted(skipped):  # one bad paper costs no other
                 yield from _chapters(name, clean_latex(join_files(name, files)) or "")
 
 
 def _chapters(name: str, text: str) -> Texts:
-    starts = [match.start() for match in CHAPTER.finditer(text)]
-    if len(starts) < 2:
+    chapters = list(CHAPTER.finditer(text))
+    if len(chapters) < 2:
         yield name, text
         return
-    for begin, end in zip(starts, [*starts[1:], len(text)], strict=True):
-        yield f"{name}#{CHAPTER.match(text, begin)[1]}", text[begin:end].strip()
-
-
-def _decode(content: bytes) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        return content.decode("latin-1")
+    ends = [chapter.start() for chapter in chapters[1:]] + [len(text)]
+    for chapter, end in zip(chapters, ends, strict=True):
+        yield f"{name}#{chapter[1]}", text[chapter.start() : end].strip()

@@ -96,10 +96,14 @@ class Index:
 
     def save(self, path: Path) -> None:
         """Write it, atomically."""
+        arrays = {
+            "runs": self._runs,
+            "owners": self._owners,
+            "names": np.array(self.names),
+            "examples": np.array(list(self.examples.values())),
+        }
         with atomic_path(path) as tmp, open(tmp, "wb") as file:
-            counts = np.array(list(self.examples.values()))
-            names = np.array(self.names)
-            np.savez(file, runs=self._runs, owners=self._owners, names=names, examples=counts)
+            np.savez(file, **arrays)
 
     @classmethod
     def load(cls, path: Path) -> "Index":
@@ -126,7 +130,9 @@ def owners_of(found: Sequence[dict[int, str]], common: int = COMMON) -> list[str
 
     Runs that stand in more than ``common`` documents count for nobody.
     """
-    spread = Counter(run for hits in found for run in hits)
+    spread: Counter[int] = Counter()
+    for hits in found:
+        spread.update(hits.keys())
     owners = []
     for hits in found:
         names = [name for run, name in hits.items() if spread[run] <= common]

@@ -1,4 +1,4 @@
-"""Near duplicates: MinHash signatures, banded hashing for candidates, exact overlap as the judge.
+"""Deduplication: exact, with a set of hashes that may be larger than memory, and near duplicates.
 
 Section 2.1 drops books "with more than 90% content overlap". Comparing all pairs exactly is out of
 the question for a library, so (Broder, 1997; Leskovec, Rajaraman & Ullman, 2020, chapter 3):
@@ -14,8 +14,10 @@ the question for a library, so (Broder, 1997; Leskovec, Rajaraman & Ullman, 2020
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator
+import tempfile
+from collections.abc import Callable, Iterable
 from functools import lru_cache
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -29,18 +31,84 @@ ROWS = PERMUTATIONS // BANDS
 THRESHOLD = 0.9
 
 
-class Dropped(NamedTuple):
-    """A document that was left out, and why."""
+def hash64(text: str) -> int:
+    """The first 64 bits of a text's BLAKE2b digest: the same on every machine and run."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little")
+
+
+_word_hash = lru_cache(maxsize=2**18)(hash64)
+
+
+class HashSet:
+    """Which hashes were met before, for exact deduplication.
+
+    New hashes gather in memory; when there are ``buffer`` of them they are sorted and written to a
+    file in ``folder`` that is mapped and searched by bisection. Files of about the same size become
+    one, as in a log-structured merge tree (O'Neil et al., 1996): n hashes lie in log2(n / buffer)
+    files. One line in some ten million has the hash of another in the paper's 1.4T tokens.
+    """
+
+    def __init__(self, buffer: int = 1_000_000, folder: Path | None = None) -> None:
+        self.buffer = buffer
+        self._tmp = None if folder else tempfile.TemporaryDirectory(prefix="hashes-")
+        self._folder = Path(folder or self._tmp.name)
+        self._recent: set[int] = set()
+        self._runs: list[np.ndarray] = []  # sorted; each at least twice as long as the next
+        self._written = 0
+
+    def __len__(self) -> int:
+        return len(self._recent) + sum(map(len, self._runs))
+
+    def know(self, hashes: np.ndarray) -> None:
+        """Add hashes as met before: ``(n,)`` uint64, sorted, none of them twice or in here yet."""
+        if len(hashes):
+            self._runs.insert(0, self._write(hashes))
+
+    def first_time(self, hashes: Iterable[int]) -> list[bool]:
+        """For each hash whether it is new, in order; then all are known."""
+        hashes = list(hashes)
+        wanted = np.array(hashes, dtype=np.uint64)
+        on_disk = np.zeros(len(wanted), dtype=bool)
+        for run in self._runs:
+            places = np.minimum(np.searchsorted(run, wanted), len(run) - 1)
+            on_disk |= run[places] == wanted
+        new = []
+        for number, old in zip(hashes, on_disk.tolist(), strict=True):
+            is_new = not old and number not in self._recent
+            new.append(is_new)
+            if is_new:
+                self._recent.add(number)
+        if len(self._recent) >= self.buffer:
+            self._flush()
+        return new
+
+    def _flush(self) -> None:
+        """Write the recent hashes, together with the files that are not twice as long."""
+        parts = [np.fromiter(self._recent, dtype=np.uint64, count=len(self._recent))]
+        self._recent = set()
+        while self._runs and len(self._runs[-1]) < 2 * sum(map(len, parts)):
+            parts.append(self._runs.pop())
+        self._runs.append(self._write(*parts))
+        for merged in parts[1:]:
+            Path(merged.filename).unlink()
+
+    def _write(self, *parts: np.ndarray) -> np.ndarray:
+        """All parts in one sorted file. It is sorted in place: memory does not grow."""
+        self._written += 1
+        path = self._folder / f"run-{self._written:06d}.npy"
+        run = np.lib.format.open_memmap(path, "w+", np.uint64, (sum(map(len, parts)),))
+        np.concatenate(parts, out=run)
+        run.sort()
+        run.flush()
+        return np.load(path, mmap_mode="r")
+
+
+class NearDuplicate(NamedTuple):
+    """A document that was left out, and the earlier one that it is like."""
 
     document: Document
     like: Document
-    """The earlier document that it repeats."""
     overlap: float
-
-
-@lru_cache(maxsize=2**18)
-def _word_hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
 def words_of(text: str) -> list[str]:
@@ -48,29 +116,8 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"\w+", text.casefold())
 
 
-def word_runs(text: str, size: int) -> np.ndarray:
-    """The hashed runs of ``size`` words, in their order: ``(words - size + 1,)`` uint64."""
-    return _runs_of(_word_hashes(text), size)
-
-
 def _word_hashes(text: str) -> np.ndarray:
     return np.array([_word_hash(word) for word in words_of(text)], dtype=np.uint64)
-
-
-def _runs_of(hashes: np.ndarray, size: int) -> np.ndarray:
-    total = np.zeros(max(0, len(hashes) - size + 1), dtype=np.uint64)
-    for i in range(size):  # a polynomial in an odd number, modulo 2^64
-        total = total * np.uint64(0x9E3779B97F4A7C15) + hashes[i : i + len(total)]
-    return _mix(total)
-
-
-def shingles(text: str, size: int = SHINGLE) -> np.ndarray:
-    """The set of hashed runs of ``size`` words, sorted: ``(n,)`` uint64.
-
-    A text of fewer words is one shingle.
-    """
-    hashes = _word_hashes(text)
-    return np.unique(_runs_of(np.pad(hashes, (0, max(0, size - len(hashes)))), size))
 
 
 def _mix(x: np.ndarray) -> np.ndarray:
@@ -78,6 +125,26 @@ def _mix(x: np.ndarray) -> np.ndarray:
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
+
+
+def _hashed_runs(hashes: np.ndarray, size: int) -> np.ndarray:
+    """A polynomial in an odd number, modulo 2^64, of each run of ``size`` hashes."""
+    total = np.zeros(max(0, len(hashes) - size + 1), dtype=np.uint64)
+    for i in range(size):
+        total = total * np.uint64(0x9E3779B97F4A7C15) + hashes[i : i + len(total)]
+    return _mix(total)
+
+
+def word_runs(text: str, size: int) -> np.ndarray:
+    """The hashed runs of ``size`` words, in their order: ``(words - size + 1,)`` uint64."""
+    return _hashed_runs(_word_hashes(text), size)
+
+
+def shingles(text: str, size: int = SHINGLE) -> np.ndarray:
+    """The set of hashed runs of ``size`` words, sorted: ``(n,)`` uint64; at least one."""
+    hashes = _word_hashes(text)
+    missing = max(0, size - len(hashes))
+    return np.unique(_hashed_runs(np.pad(hashes, (0, missing)), size))
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
@@ -102,47 +169,40 @@ class Library:
 
     def __init__(self, read: Callable[[int], str], threshold: float = THRESHOLD) -> None:
         self.read, self.threshold = read, threshold
-        self._bands: dict[bytes, list[int]] = {}
+        self._numbers: dict[bytes, list[int]] = {}
 
     def candidates(self, bands: list[bytes]) -> list[int]:
         """Numbers of the earlier texts that share a band."""
-        return sorted({number for band in bands for number in self._bands.get(band, ())})
+        return sorted({number for band in bands for number in self._numbers.get(band, ())})
 
     def find_or_add(self, number: int, text: str) -> tuple[int, float] | None:
         """The first earlier text that overlaps by more than the threshold; else add this one."""
-        mine = shingles(text)
-        numbers = signature(mine).reshape(BANDS, -1)
-        bands = [bytes([i]) + row.tobytes() for i, row in enumerate(numbers)]
+        own = shingles(text)
+        rows = signature(own).reshape(BANDS, ROWS)
+        bands = [bytes([i]) + row.tobytes() for i, row in enumerate(rows)]
         for earlier in self.candidates(bands):
-            shared = overlap(mine, shingles(self.read(earlier)))
+            shared = overlap(own, shingles(self.read(earlier)))
             if shared > self.threshold:
                 return earlier, shared
         for band in bands:
-            self._bands.setdefault(band, []).append(number)
+            self._numbers.setdefault(band, []).append(number)
         return None
 
 
 def drop_near_duplicates(
     documents: list[Document], threshold: float = THRESHOLD
-) -> tuple[list[Document], list[Dropped]]:
+) -> tuple[list[Document], list[NearDuplicate]]:
     """Each document unless an earlier one overlaps by more than ``threshold``."""
     library = Library(lambda number: documents[number].text, threshold)
     kept, dropped = [], []
     for number, document in enumerate(documents):
         found = library.find_or_add(number, document.text)
-        if found is None:
-            kept.append(document)
+        if found:
+            earlier, shared = found
+            dropped.append(NearDuplicate(document, documents[earlier], shared))
         else:
-            dropped.append(Dropped(document, documents[found[0]], found[1]))
+            kept.append(document)
     return kept, dropped
-
-
-def pairs_above(sets: list[np.ndarray], threshold: float) -> Iterator[tuple[int, int, float]]:
-    """All pairs that overlap by more than ``threshold``, by comparing everything: the reference."""
-    for i, a in enumerate(sets):
-        for j in range(i):
-            if (shared := overlap(a, sets[j])) > threshold:
-                yield j, i, shared
 
 
 def precision_recall(

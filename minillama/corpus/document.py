@@ -60,6 +60,14 @@ def tidy(text: str) -> str:
     return re.sub(r"\n{3,}", "\n\n", stripped).strip()
 
 
+def decode_text(content: bytes) -> str:
+    """UTF-8, or what is not, as Latin-1, which reads any bytes."""
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
 def no_surrogates(text: str) -> str:
     """Half characters, which file names and some formats have, become question marks."""
     return text.encode("utf-8", errors="replace").decode("utf-8")

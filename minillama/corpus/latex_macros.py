@@ -1,35 +1,39 @@
 r"""User-written LaTeX macros replaced by what they stand for.
 
-A macro processor for the definitions that papers make: ``\newcommand`` and its kin, ``\def``,
-``\let``, ``\DeclareMathOperator`` and ``\newenvironment``, with arguments, optional defaults and
-macros inside macros. It is no TeX: conditionals, counters and packages are left as they are. A
-macro that calls itself is not expanded again inside its own text, and the whole may not grow beyond
-``MAX_GROWTH`` times its length, so that no source can hang it.
+``\newcommand`` and its kin, ``\def``, ``\DeclareMathOperator`` and ``\newenvironment``, with
+arguments, an optional default and macros inside macros. It is no TeX: conditionals, ``\let`` and
+parameters between delimiters, as in ``\def\x(#1,#2)``, stay as they are. A macro is not expanded
+inside its own text, and all macros together write no more than ``MAX_GROWTH`` times the source, so
+that no source can hang it.
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
-
-from minillama.corpus.scan import Ahead
+from functools import cached_property
 
 CONTROL = re.compile(r"\\(?:[A-Za-z@]+\*?|.)", re.S)
-NAME = re.compile(r"\\(?:[A-Za-z@]+|.)", re.S)
-PREFIXED = re.compile(r"\s*\\(long|global|[gex]?def)\b")
+NAME = re.compile(r"\s*(\{\s*)?(\\(?:[A-Za-z@]+|.))(?(1)\s*\})", re.S)
+r"""What is defined, as ``\name`` or ``{\name}``."""
+PARAMETERS = re.compile(r"\s*+((?:#\d)*+)\s*+(?=\{)")
+PARAMETER = re.compile(r"#(\d)")
+ENVIRONMENT = re.compile(r"\{[^{}]*\}")
+TOKEN = re.compile(r"\\(?:[A-Za-z@]+|.)|[^}\s]", re.S)
+BLANKS = re.compile(r"[ \t]*\n?[ \t]*")
+AFTER_WORD = re.compile(r"(?<=[A-Za-z@])(?:[ \t]+|\{\})|")
+"""What TeX skips behind a control word without arguments."""
+ENDS_IN_WORD = re.compile(r"\\[A-Za-z@]+\Z")
+SIGN = re.compile(r"\\.|[{}\[\]]", re.S)
 LITERAL = re.compile(
-    r"\\begin\{(verbatim\*?|lstlisting|minted|Verbatim|alltt)\}"
-    r"|\\(?:verb|lstinline)\*?([^A-Za-z0-9\s*{])"
+    r"\\begin\{(?:verbatim\*?|lstlisting|minted|Verbatim|alltt)\}"
+    r"|\\(?:verb|lstinline)\*?(?P<mark>[^A-Za-z0-9\s*{])[^\n]{0,1000}?(?P=mark)"
 )
-"""How text begins that is printed as it stands."""
-LONGEST_NAME, LONGEST_PARAMETERS, LONGEST_ARGUMENT = 100, 1_000, 10_000
-"""Of a definition, and of an argument that no braces hold."""
-COMMANDS = {r"\newcommand", r"\renewcommand", r"\providecommand", r"\DeclareRobustCommand"}
-ENVIRONMENTS = {r"\newenvironment", r"\renewenvironment"}
-PRIMITIVES = {r"\def", r"\gdef", r"\edef", r"\xdef"}
-PREFIXES = {r"\long", r"\global", r"\protected", r"\outer"}
+r"""How text begins that is printed as it stands, or the whole of it after ``\verb``."""
+DEFINITIONS = {
+    r"\newcommand", r"\renewcommand", r"\providecommand", r"\def", r"\DeclareMathOperator",
+    r"\newenvironment", r"\renewenvironment",
+}  # fmt: skip
 MAX_GROWTH, MIN_LIMIT = 20, 100_000
-COST = 10
-"""What the use of a macro costs besides what it writes, in characters."""
-MAX_DEPTH = 60
 
 
 @dataclass(frozen=True)
@@ -40,295 +44,191 @@ class Macro:
     arguments: int = 0
     default: str | None = None
     """Of the first argument, if that is optional and stands in brackets."""
-    pattern: tuple[str, ...] = ()
-    r"""For ``\def\x(#1,#2)``: the text before, between and after the arguments."""
 
 
 class Malformed(Exception):
-    """A brace is missing: what follows is left as it is."""
+    """Something is missing, or too much is written: the control sequence stays as it is."""
 
 
 def expand_macros(source: str) -> str:
     """The source without its definitions, and with every use of them written out.
 
-    A source whose expansion would grow or take work beyond all measure is returned with the rest
-    unexpanded.
+    A source that would grow beyond all measure is returned with the rest unexpanded.
 
     Raises:
-        RecursionError: its arguments are nested too deeply.
+        RecursionError: its macros or arguments are nested too deeply.
     """
     return _Expander(max(MIN_LIMIT, MAX_GROWTH * len(source))).expand(source)
 
 
-class Literals:
-    """Where text is printed as it stands: inside ``verbatim`` and its kin, and ``\\verb|...|``."""
+def end_of(opening: re.Match[str], text: str, never: set[str]) -> int | None:
+    r"""Behind the ``\end{...}`` or ``\fi`` of a ``\begin{...}`` or ``\iffalse``, or ``\verb|...|``.
+
+    None if there is none; ``never`` remembers what is closed no more.
+    """
+    if not opening[0].startswith((r"\begin{", r"\iffalse")):
+        return opening.end()
+    closing = re.escape(opening[0].replace(r"\begin", r"\end"))
+    pattern = re.compile(r"\\fi\b" if opening[0] == r"\iffalse" else closing)
+    found = None if closing in never else pattern.search(text, opening.end())
+    if found:
+        return found.end()
+    never.add(closing)
+    return None
+
+
+def literal_spans(text: str) -> Iterator[tuple[int, int]]:
+    r"""Where text is printed as it stands: ``verbatim`` and its kin, and ``\verb|...|``."""
+    at, never = 0, set()
+    while opening := LITERAL.search(text, at):
+        end = end_of(opening, text, never)
+        if end:
+            yield opening.start(), end
+        at = end or opening.end()
+
+
+class Cursor:
+    """A place in a text, which moves over names and arguments. All raise ``Malformed``."""
 
     def __init__(self, text: str) -> None:
-        self._text = text
-        self._openings = Ahead(LITERAL, text)
-        self._line_ends = Ahead(re.compile(r"\n|\Z"), text)
-        self._closings: dict[str, Ahead] = {}
-        self._next: tuple[int, int] | None = (-1, -1)
+        self.text = text
+        self.at = 0
 
-    def __call__(self, at: int) -> tuple[int, int] | None:
-        """Begin and end of the first that begins at ``at`` or later, which must never decrease."""
-        while self._next and self._next[0] < at:
-            opening = self._openings(at)
-            if opening is None:
-                self._next = None
-            elif end := self._end(opening):
-                self._next = opening.start(), end
-            else:
-                at = opening.start() + 1
-        return self._next
+    @cached_property
+    def closed(self) -> dict[int, int]:
+        """The place of each brace and bracket -> the place where it is closed."""
+        closed: dict[int, int] = {}
+        still_open: list[int] = []
+        for sign in SIGN.finditer(self.text):
+            inside = self.text[still_open[-1]] if still_open else ""
+            if sign[0] in ("{", "["):
+                still_open.append(sign.start())
+            elif sign[0] == "]" and inside == "[":
+                closed[still_open.pop()] = sign.start()
+            elif sign[0] == "}":
+                while still_open and self.text[still_open[-1]] == "[":  # closed nowhere
+                    still_open.pop()
+                if still_open:
+                    closed[still_open.pop()] = sign.start()
+        return closed
 
-    def _end(self, opening: re.Match[str]) -> int | None:
-        """Where it ends; None if it is not closed, and so is none."""
-        if kind := opening[1]:
-            if kind not in self._closings:
-                closing = re.compile(re.escape(rf"\end{{{kind}}}"))
-                self._closings[kind] = Ahead(closing, self._text)
-            found = self._closings[kind](opening.end())
-            return found.end() if found else None
-        line_end = self._line_ends(opening.end()).start()
-        return self._text.find(opening[2], opening.end(), line_end) + 1 or None
+    def take(self, pattern: re.Pattern[str]) -> re.Match[str]:
+        """What matches here; the cursor goes behind it."""
+        found = pattern.match(self.text, self.at)
+        if found is None:
+            raise Malformed
+        self.at = found.end()
+        return found
+
+    def group(self, opening: str = "{") -> str:
+        """What stands between the next braces."""
+        self.take(BLANKS)
+        end = self.closed.get(self.at)
+        if end is None or self.text[self.at] != opening:
+            raise Malformed
+        inside = self.text[self.at + 1 : end]
+        self.at = end + 1
+        return inside
+
+    def bracket(self) -> str | None:
+        """An optional argument in brackets; None if there is none."""
+        before = self.at
+        self.take(BLANKS)
+        if self.text.startswith("[", self.at):
+            return self.group("[")
+        self.at = before
+        return None
+
+    def macro(self) -> Macro:
+        """A definition as LaTeX has it: ``[2][default]{body}``."""
+        count = (self.bracket() or "").strip()
+        default, body = self.bracket(), self.group()
+        return Macro(body, int(count) if re.fullmatch("[0-9]", count) else 0, default)
+
+    def arguments(self, macro: Macro) -> list[str]:
+        """The arguments of a use."""
+        if not macro.arguments:
+            self.take(AFTER_WORD)
+            return []
+        arguments = []
+        if macro.default is not None:
+            given = self.bracket()
+            arguments.append(macro.default if given is None else given)
+        while len(arguments) < macro.arguments:
+            self.take(BLANKS)
+            in_braces = self.text.startswith("{", self.at)
+            arguments.append(self.group() if in_braces else self.take(TOKEN)[0])
+        return arguments
 
 
 class _Expander:
-    def __init__(self, limit: int) -> None:
+    def __init__(self, budget: int) -> None:
         self.macros: dict[str, Macro] = {}
-        self.environments: dict[str, tuple[Macro, str]] = {}
-        self.budget = limit
+        self.budget = budget
+        """Characters that may still be written."""
 
     def expand(self, text: str, active: frozenset[str] = frozenset()) -> str:
         """``text`` written out; the macros in ``active`` are being expanded and stay."""
-        parts: list[str] = []
-        at, literals = 0, Literals(text)
-        while (slash := text.find("\\", at)) >= 0:
-            parts.append(text[at:slash])
-            literal = literals(slash)
-            if literal and literal[0] == slash:
-                at = literal[1]
-                parts.append(text[slash:at])
+        cursor, literals = Cursor(text), dict(literal_spans(text))
+        parts, done = [], 0
+        while found := CONTROL.search(text, cursor.at):
+            begin, cursor.at = found.span()
+            if begin in literals:
+                cursor.at = literals[begin]
                 continue
-            name = CONTROL.match(text, slash)
-            if name is None:  # a backslash at the very end
-                at = slash
-                break
             try:
-                written, at = self._one(text, name, active)
+                written = self._replacement(found[0], cursor, active)
             except Malformed:
-                written, at = name[0], name.end()
-            parts.append(written)
-            following = text[at : at + 1]
-            ending = written[-LONGEST_NAME:]
-            if following.isalpha() and re.search(r"\\[A-Za-z@]+\Z", ending) and written != name[0]:
-                parts.append(" ")  # \alpha and b, not \alphab
-        return "".join([*parts, text[at:]])
-
-    def _one(self, text: str, found: re.Match[str], active: frozenset[str]) -> tuple[str, int]:
-        """What the control sequence at ``found`` becomes, and where the text goes on."""
-        name, at = found[0].rstrip("*"), found.end()
-        if name in PREFIXES and PREFIXED.match(text, at):
-            return "", at
-        if name in COMMANDS:
-            return "", self._command(text, at, keep=name == r"\providecommand")
-        if name in ENVIRONMENTS:
-            return "", self._environment(text, at)
-        if name in PRIMITIVES:
-            return "", self._primitive(text, at)
-        if name == r"\let":
-            return "", self._let(text, at)
-        if name == r"\DeclareMathOperator":
-            return "", self._operator(text, at, starred=found[0].endswith("*"))
-        if name in (r"\begin", r"\end") and self.environments:
-            return self._block(text, name, at, active)
-        if name not in self.macros or name in active:
-            return found[0], at
-        return self._use(self.macros[name], name, text, at - found[0].endswith("*"), active)
-
-    def _use(
-        self, macro: Macro, name: str, text: str, at: int, active: frozenset[str]
-    ) -> tuple[str, int]:
-        arguments, at = self._arguments(macro, text, at)
-        if len(active) >= MAX_DEPTH or self.budget <= 0:
-            raise Malformed
-        values = [self.expand(argument, active) for argument in arguments]
-        used = [_argument(values, int(number)) for number in re.findall(r"#(\d)", macro.body)]
-        self._pay(len(macro.body) + sum(map(len, used)))  # before it is made
-        written = re.sub(r"#(\d)", lambda m: _argument(values, int(m[1])), macro.body)
-        return self.expand(written, active | {name}), at
-
-    def _pay(self, size: int) -> None:
-        """Take what is to be written from the budget. Raises ``Malformed`` if that is too much."""
-        if size > self.budget:
-            self.budget = 0
-            raise Malformed
-        self.budget -= size + COST
-
-    def _block(self, text: str, name: str, at: int, active: frozenset[str]) -> tuple[str, int]:
-        r"""``\begin{name}`` or ``\end{name}`` of an environment of the user's."""
-        kind, after = self._group(text, at)
-        mark = f"environment {kind}"
-        if kind not in self.environments or mark in active:
-            raise Malformed
-        begin, end = self.environments[kind]
-        if name == r"\begin":
-            return self._use(begin, mark, text, after, active)
-        return self.expand(end, active | {mark}), after
-
-    def _command(self, text: str, at: int, keep: bool) -> int:
-        name, at = self._name(text, at)
-        count, at = self._bracket(text, at)
-        default, at = self._bracket(text, at)
-        body, at = self._group(text, at)
-        if not (keep and name in self.macros):
-            self.macros[name] = Macro(body, _number(count), default)
-        return at
-
-    def _environment(self, text: str, at: int) -> int:
-        name, at = self._group(text, at)
-        count, at = self._bracket(text, at)
-        default, at = self._bracket(text, at)
-        begin, at = self._group(text, at)
-        end, at = self._group(text, at)
-        self.environments[name] = Macro(begin, _number(count), default), end
-        return at
-
-    def _primitive(self, text: str, at: int) -> int:
-        name, at = self._name(text, at)
-        brace = text.find("{", at, at + LONGEST_PARAMETERS)
-        parameters = text[at:brace]
-        if brace < 0 or "\n\n" in parameters or "\\" in parameters:
-            raise Malformed
-        body, at = self._group(text, brace)
-        pattern = tuple(re.split(r"#\d", parameters.strip()))
-        plain = not any(pattern)
-        self.macros[name] = Macro(body, len(pattern) - 1, None, () if plain else pattern)
-        return at
-
-    def _let(self, text: str, at: int) -> int:
-        name, at = self._name(text, at)
-        same = re.compile(r"\s*=?\s*").match(text, at)
-        target = NAME.match(text, same.end())
-        if target is None:
-            raise Malformed
-        if target[0] != name:
-            self.macros[name] = self.macros.get(target[0], Macro(target[0]))
-        return target.end()
-
-    def _operator(self, text: str, at: int, starred: bool) -> int:
-        name, at = self._name(text, at)
-        body, at = self._group(text, at)
-        self.macros[name] = Macro(rf"\operatorname{'*' if starred else ''}{{{body}}}")
-        return at
-
-    def _name(self, text: str, at: int) -> tuple[str, int]:
-        r"""The control sequence that is being defined, as ``\name`` or ``{\name}``."""
-        at = _blanks(text, at)
-        if text.startswith("{", at):
-            inside, at = self._group(text, at)
-            found = NAME.fullmatch(inside.strip())
-            if found is None:
-                raise Malformed
-            return found[0], at
-        found = NAME.match(text, at)
-        if found is None:
-            raise Malformed
-        return found[0], found.end()
-
-    def _group(self, text: str, at: int) -> tuple[str, int]:
-        """What stands between the braces that open at ``at``, and where they close."""
-        at = _blanks(text, at)
-        if not text.startswith("{", at):
-            raise Malformed
-        end = self._close(text, at, "{", "}")
-        return text[at + 1 : end - 1], end
-
-    def _bracket(self, text: str, at: int) -> tuple[str | None, int]:
-        """An optional argument in brackets; None if there is none."""
-        after = _blanks(text, at)
-        if not text.startswith("[", after):
-            return None, at
-        end = self._close(text, after, "[", "]")
-        return text[after + 1 : end - 1], end
-
-    def _close(self, text: str, at: int, opening: str, closing: str) -> int:
-        """Behind the sign that closes the one at ``at``; braces inside must match."""
-        if self.budget <= 0:
-            raise Malformed
-        depth, braces = 0, 0
-        for sign in re.compile(r"\\.|[{}\[\]]", re.S).finditer(text, at):
-            if sign[0] == opening and (opening == "{" or not braces):
-                depth += 1
-            elif sign[0] == closing and (opening == "{" or not braces):
-                depth -= 1
-                if not depth:
-                    self.budget -= sign.end() - at
-                    return sign.end()
-            elif opening == "[" and sign[0] in "{}":
-                braces += 1 if sign[0] == "{" else -1
-        self.budget -= len(text) - at
-        raise Malformed
-
-    def _arguments(self, macro: Macro, text: str, at: int) -> tuple[list[str], int]:
-        """The arguments of a use, and where it ends."""
-        if macro.pattern:
-            return self._delimited(macro.pattern, text, at)
-        if not macro.arguments:
-            if re.match(r"[A-Za-z@]", text[at - 1 : at]):  # TeX skips the blank after a word
-                skipped = re.compile(r"[ \t]+|\{\}").match(text, at)
-                at = skipped.end() if skipped else at
-            return [], at
-        arguments = []
-        if macro.default is not None:
-            given, at = self._bracket(text, at)
-            arguments.append(macro.default if given is None else given)
-        while len(arguments) < macro.arguments:
-            at = _blanks(text, at)
-            if text.startswith("{", at):
-                argument, at = self._group(text, at)
-            else:  # a single token
-                token = re.compile(r"\\(?:[A-Za-z@]+|.)|[^}\s]", re.S).match(text, at)
-                if token is None:
-                    raise Malformed
-                argument, at = token[0], token.end()
-            arguments.append(argument)
-        return arguments, at
-
-    def _delimited(self, pattern: tuple[str, ...], text: str, at: int) -> tuple[list[str], int]:
-        first, *others = pattern
-        at = at if text.startswith(first, at) else _blanks(text, at)
-        if not text.startswith(first, at):
-            raise Malformed
-        at += len(first)
-        arguments = []
-        for delimiter in others:
-            if not delimiter:
-                rest, at = self._arguments(Macro("", 1), text, at)
-                arguments += rest
+                written = None
+            if written is None:
+                cursor.at = found.end()
                 continue
-            paragraph = text.find("\n\n", at, at + LONGEST_ARGUMENT)
-            limit = at + LONGEST_ARGUMENT if paragraph < 0 else paragraph
-            end = text.find(delimiter, at, limit)
-            if end < 0:
-                raise Malformed
-            argument = text[at:end]
-            if argument.startswith("{") and argument.endswith("}"):
-                argument = argument[1:-1]
-            arguments.append(argument)
-            at = end + len(delimiter)
-        return arguments, at
+            parts += [text[done:begin], written]
+            done = cursor.at
+            if text[done : done + 1].isalpha() and ENDS_IN_WORD.search(written):
+                parts.append(" ")  # \alpha and b, not \alphab
+        return "".join([*parts, text[done:]])
 
+    def _replacement(self, control: str, cursor: Cursor, active: frozenset[str]) -> str | None:
+        """What a control sequence becomes; None if it stays."""
+        name = control.rstrip("*")
+        if name in DEFINITIONS:
+            self._define(name, cursor, starred=control.endswith("*"))
+            return ""
+        if control in (r"\begin", r"\end"):
+            name = control + cursor.take(ENVIRONMENT)[0]
+        elif control.endswith("*"):
+            cursor.at -= 1
+        if name not in self.macros or name in active:
+            return None
+        return self._use(self.macros[name], name, cursor, active)
 
-def _argument(values: list[str], number: int) -> str:
-    return values[number - 1] if 0 < number <= len(values) else f"#{number}"
+    def _use(self, macro: Macro, name: str, cursor: Cursor, active: frozenset[str]) -> str:
+        arguments = cursor.arguments(macro)
+        if self.budget < 0:
+            raise Malformed
+        values = dict(enumerate((self.expand(given, active) for given in arguments), start=1))
+        parts = PARAMETER.split(macro.body)
+        parts[1::2] = [values.get(int(number), f"#{number}") for number in parts[1::2]]
+        self.budget -= sum(map(len, parts))
+        if self.budget < 0:
+            raise Malformed
+        return self.expand("".join(parts), active | {name})
 
-
-def _number(count: str | None) -> int:
-    return int(count) if count and count.strip() in set("0123456789") else 0
-
-
-def _blanks(text: str, at: int) -> int:
-    """Past blanks and at most one line end, as LaTeX skips them before an argument."""
-    return re.compile(r"[ \t]*\n?[ \t]*").match(text, at).end()
+    def _define(self, kind: str, cursor: Cursor, starred: bool) -> None:
+        if kind in (r"\newenvironment", r"\renewenvironment"):
+            name = cursor.take(ENVIRONMENT)[0]
+            begin, end = cursor.macro(), Macro(cursor.group())
+            self.macros |= {rf"\begin{name}": begin, rf"\end{name}": end}
+            return
+        name = cursor.take(NAME)[2]
+        if kind == r"\def":
+            count = len(cursor.take(PARAMETERS)[1]) // 2
+            macro = Macro(cursor.group(), count)
+        else:
+            macro = cursor.macro()
+        if kind == r"\DeclareMathOperator":
+            operator = r"\operatorname*" if starred else r"\operatorname"
+            macro = Macro(rf"{operator}{{{macro.body}}}")
+        if kind != r"\providecommand" or name not in self.macros:
+            self.macros[name] = macro

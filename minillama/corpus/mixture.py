@@ -23,16 +23,19 @@ def mixture(present: Iterable[str], own_share: float = 0.1) -> dict[str, float]:
         ConfigError: an unknown slice, or a share outside (0, 1).
     """
     present = set(present)
-    if unknown := present - set(TABLE1) - {OWN_SLICE}:
+    unknown = present - set(TABLE1) - {OWN_SLICE}
+    if unknown:
         raise ConfigError(f"unknown slices {sorted(unknown)}", f"Table 1 has {', '.join(TABLE1)}")
     if not 0 < own_share < 1:
         raise ConfigError(f"own_share = {own_share}", "choose a fraction between 0 and 1")
-    own = {OWN_SLICE: own_share} if OWN_SLICE in present else {}
     if present == {OWN_SLICE}:
         return {OWN_SLICE: 1.0}
+    own = {OWN_SLICE: own_share} if OWN_SLICE in present else {}
+    rest = 1 - sum(own.values())
     shares = {name: row["share"] for name, row in TABLE1.items() if name in present}
     total = sum(shares.values())
-    return {name: s / total * (1 - sum(own.values())) for name, s in shares.items()} | own
+    weights = {name: share / total * rest for name, share in shares.items()}
+    return weights | own
 
 
 def epochs(weights: dict[str, float], tokens: dict[str, int], budget: int) -> dict[str, float]:

@@ -10,11 +10,12 @@ order; those marked ``fitted`` read all of them once beforehand.
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
+from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.document import Document, Dropped
-from minillama.corpus.hash_set import HashSet, hash64
 from minillama.corpus.sources import DOWNLOADS, SOURCES
 from minillama.corpus.statistics import StepStats
 from minillama.corpus.token_files import read_documents, write_documents
@@ -53,7 +54,7 @@ class Step:
     fitted: ClassVar[bool] = False
 
     def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn | None:
-        """Make what the step needs.
+        """Make what the step needs; a step that needs nothing has only ``process``.
 
         Args:
             context: where things are.
@@ -64,6 +65,10 @@ class Step:
             The function that does the work; None if it cannot be done here: ``stats.note`` says
             why.
         """
+        return partial(self.process, stats=stats)
+
+    def process(self, document: Document, stats: StepStats) -> Document | Dropped:
+        """What becomes of one document."""
         raise NotImplementedError
 
 
@@ -76,9 +81,9 @@ class EachDocument(Step):
     """Defined at the top of a module, or a ``partial`` of one that is: it is pickled."""
     version: int = field(default=1, kw_only=True)
 
-    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
-        """Return the function itself."""
-        return self.function
+    def process(self, document: Document, stats: StepStats) -> Document | Dropped:
+        """Apply the function."""
+        return self.function(document)
 
 
 @dataclass(frozen=True)
@@ -88,12 +93,8 @@ class ShortTexts(Step):
     name: ClassVar[str] = "length"
     min_bytes: int = MIN_BYTES
 
-    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
-        """Return a function that drops short documents."""
-        return self.drop_short
-
-    def drop_short(self, document: Document) -> Document | Dropped:
-        """The document, if it is long enough."""
+    def process(self, document: Document, stats: StepStats) -> Document | Dropped:
+        """Drop short documents."""
         return document if document.size >= self.min_bytes else Dropped("too short")
 
 
@@ -115,6 +116,28 @@ class ExactDuplicates(Step):
         return drop_duplicate
 
 
+@dataclass(frozen=True)
+class RepeatedParts(Step):
+    """Parts of texts that were met before go, in this document or any earlier one."""
+
+    name: str
+    function: Callable[[str, HashSet], tuple[str, int]] = field(repr=False)
+    """From a text to what is left of it, and how many parts went."""
+    parts: str
+    ordered: ClassVar[bool] = True
+
+    def start(self, context: StepContext, stats: StepStats, reread: Reread) -> ProcessFn:
+        """Return a function that remembers the parts it has met."""
+        seen = fresh_hashes(context)
+
+        def drop_repeated(document: Document) -> Document:
+            text, count = self.function(document.text, seen)
+            stats.remove(self.parts, count)
+            return document.with_text(text)
+
+        return drop_repeated
+
+
 def run(
     steps: Sequence[Step],
     documents: Iterator[Document],
@@ -134,11 +157,12 @@ def run(
         context: where things are.
         done: so many of the first steps were run before.
     """
-    for number, step in enumerate(steps[done:], start=done):
-        times = sum(earlier.name == step.name for earlier in steps[:number])
-        stats = StepStats(step.name + " again" * times)
+    names = [step.name for step in steps]
+    for number in range(done, len(steps)):
+        earlier = names[:number].count(names[number])
+        stats = StepStats(names[number] + " again" * earlier)
         rows.append(stats)
-        documents = _run_step(step, documents, stats, context)
+        documents = _run_step(steps[number], documents, stats, context)
     return documents
 
 

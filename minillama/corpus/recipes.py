@@ -16,12 +16,9 @@ from minillama.corpus import (
     commoncrawl,
     github,
     stackexchange,
-    stackexchange_dump,
-    warc,
     wikipedia,
 )
 from minillama.corpus.document import Document, Members, Texts, no_surrogates
-from minillama.corpus.heuristics import C4Rules
 from minillama.corpus.language import WIKIPEDIA_LANGUAGES, Languages
 from minillama.corpus.mixture import OWN_SLICE
 from minillama.corpus.pipeline import ExactDuplicates, ShortTexts, Step
@@ -31,30 +28,30 @@ from minillama.corpus.sources import SliceSpec, Source
 from minillama.corpus.statistics import StepStats
 from minillama.errors import DataError, nearest
 
-DOCUMENTATION_RULES = C4Rules(curly_brackets=False)
+DOCUMENTATION_RULES = c4.C4Rules(curly_brackets=False)
 """All of C4's rules but one: manuals of software write of brackets, and would lose half."""
 
 RECIPES: dict[str, tuple[Step, ...]] = {
     "commoncrawl": (
         ShortTexts(),
-        commoncrawl.RepeatedLines(),
+        commoncrawl.REPEATED_LINES,
         ShortTexts(),
         Languages(("en",)),
         PerplexityBuckets(),
         References(),
     ),
     "c4": (
-        c4.Unwrap(),
+        c4.UNWRAP,
         c4.Heuristics(DOCUMENTATION_RULES),
         ShortTexts(),
-        c4.RepeatedSpans(),
-        commoncrawl.RepeatedLines(),  # ours: release notes repeat short paragraphs
+        c4.REPEATED_SPANS,
+        commoncrawl.REPEATED_LINES,  # ours: release notes repeat short paragraphs
         ShortTexts(),
         Languages(("en",)),
     ),
     "github": (
         github.Licenses(),
-        github.CodeHeuristics(),
+        github.CODE_HEURISTICS,
         github.Headers(),
         ShortTexts(),
         ExactDuplicates(),
@@ -118,7 +115,7 @@ def by_part(read: Reader) -> Reader:
 def crawl(members: Members, skipped: Counter[str]) -> Texts:
     """One document a page of WARC or WET files."""
     for path, content in members:
-        for address, text in warc.warc_pages(content, skipped):
+        for address, text in commoncrawl.warc_pages(content, skipped):
             yield f"{path}#{address}", text
 
 
@@ -129,7 +126,7 @@ READERS: dict[str, Reader] = {
     "gutenberg": by_file(books.gutenberg),
     "html": by_file(commoncrawl.html),
     "latex": arxiv.latex,
-    "posts": by_part(stackexchange_dump.stackexchange),
+    "posts": by_part(stackexchange.stackexchange),
     "python": by_file(github.python),
     "rst": by_file(c4.rst),
     "wikipedia": by_part(wikipedia.wikipedia),

@@ -38,10 +38,15 @@ def cut(text: str, opening: re.Pattern[str], end_of: Callable[[re.Match[str]], i
     """
     parts, at = [], 0
     for found in opening.finditer(text):
-        if found.start() >= at and (end := end_of(found)) is not None:
-            parts.append(text[at : found.start()])
+        begin = found.start()
+        if begin < at:  # inside the passage before
+            continue
+        end = end_of(found)
+        if end is not None:
+            parts.append(text[at:begin])
             at = end
-    return "".join([*parts, text[at:]])
+    parts.append(text[at:])
+    return "".join(parts)
 
 
 def cut_between(text: str, *pairs: tuple[str, str]) -> str:
@@ -51,10 +56,12 @@ def cut_between(text: str, *pairs: tuple[str, str]) -> str:
         text: the text.
         pairs: regular expressions of an opening and its closing; the first opening counts.
     """
-    ahead = [Ahead(re.compile(closing), text) for _, closing in pairs]
+    closings = [Ahead(re.compile(closing), text) for _, closing in pairs]
+    opening = re.compile("|".join(f"({opening})" for opening, _ in pairs))
 
     def end_of(found: re.Match[str]) -> int | None:
-        closed = ahead[found.lastindex - 1](found.end())
+        next_closing = closings[found.lastindex - 1]
+        closed = next_closing(found.end())
         return closed.end() if closed else None
 
-    return cut(text, re.compile("|".join(f"({opening})" for opening, _ in pairs)), end_of)
+    return cut(text, opening, end_of)

@@ -50,7 +50,8 @@ class Source:
     slices: tuple[SliceSpec, ...] = ()
 
     def __post_init__(self) -> None:
-        if self.format != "installed" and not re.fullmatch("[0-9a-f]{64}", self.sha256):
+        is_digest = re.fullmatch("[0-9a-f]{64}", self.sha256)
+        if self.format != "installed" and not is_digest:
             raise ValueError(f"{self.name}: sha256 must have 64 hexadecimal digits")
         if self.format not in FORMATS or self.kind not in KINDS:
             raise ValueError(f"{self.name}: unknown format {self.format} or kind {self.kind}")

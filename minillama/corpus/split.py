@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from minillama.corpus.contamination import owners_of
-from minillama.corpus.hash_set import HashSet, hash64
+from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.pipeline import BUFFER
 from minillama.corpus.statistics import StepStats
 from minillama.files import atomic_path
@@ -126,12 +126,17 @@ def drop_contaminated(
 
 def find_contaminated(clean: dict[str, Path]) -> dict[str, dict[int, str]]:
     """slice -> {place of a document: the benchmark that it repeats}, over all slices together."""
-    found = [(name, e) for name, path in clean.items() for e in read_entries(path) if e.hits]
-    owners = owners_of([entry.hits for _, entry in found])
+    places: list[tuple[str, int]] = []
+    hits: list[dict[int, str]] = []
+    for name, path in clean.items():
+        for entry in read_entries(path):
+            if entry.hits:
+                places.append((name, entry.at))
+                hits.append(entry.hits)
     contaminated: dict[str, dict[int, str]] = {name: {} for name in clean}
-    for (name, entry), owner in zip(found, owners, strict=True):
+    for (name, at), owner in zip(places, owners_of(hits), strict=True):
         if owner:
-            contaminated[name][entry.at] = owner
+            contaminated[name][at] = owner
     return contaminated
 
 
@@ -140,8 +145,9 @@ def read_entries(documents: Path) -> Iterator[Entry]:
     with open(documents.with_suffix(".entries"), encoding="utf-8") as lines:
         for line in lines:
             record = json.loads(line)
-            hits = {int(run): name for run, name in record["hits"].items()}
-            yield Entry(record["key"], record["size"], record["at"], hits)
+            hits = record.pop("hits").items()
+            by_run = {int(run): name for run, name in hits}
+            yield Entry(**record, hits=by_run)
 
 
 def choose_documents(

@@ -104,30 +104,40 @@ def waterfall_table(manifest: dict[str, Any]) -> str:
 
 def _remark(row: dict[str, Any]) -> str:
     """What a step left out, took away and found."""
-    counts = [f"{count:,} {reason}" for reason, count in row["dropped"].items()]
-    counts += [f"{count:,} {kind} removed" for kind, count in row["removed"].items()]
+    remarks = []
+    for reason, count in row["dropped"].items():
+        remarks.append(f"{count:,} {reason}")
+    for kind, count in row["removed"].items():
+        remarks.append(f"{count:,} {kind} removed")
     for name, value in row["facts"].items():
-        counts.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")
-    return "; ".join(filter(None, [row["note"], ", ".join(counts)]))
+        number = f"{value:.3g}" if isinstance(value, float) else value
+        remarks.append(f"{name} {number}")
+    both = [row["note"], ", ".join(remarks)]
+    return "; ".join(filter(None, both))
 
 
 def table1(manifest: dict[str, Any], budget: int) -> str:
-    """Table 1 for this corpus, beside the paper's."""
+    """Table 1 for this corpus, beside the paper's.
+
+    A slice without a package is absent; of one that is absent after its files, nothing was kept.
+    """
     weights, slices = manifest["weights"], manifest["slices"]
     tokens = {name: slices[name]["train"]["tokens"] for name in weights}
     read = epochs(weights, tokens, budget)
     rows, total = [], 0.0
     for name in (*TABLE1, *(name for name in weights if name not in TABLE1)):
         paper = _paper_cells(name)
-        if name not in weights:
-            why = "nothing kept" if name in manifest["left_out"] else "no package"
-            rows.append((name, "absent:", why, *[None] * 5, *paper))
+        entry = (slices | manifest["left_out"]).get(name)
+        if entry is None:
+            rows.append((name, "absent", *[None] * 6, *paper))
             continue
-        entry = slices[name]
+        came = (f"{entry['documents_in']:,}", f"{entry['bytes_in'] / 1e6:.1f}")
+        if name not in weights:
+            rows.append((name, *came, "absent", *[None] * 4, *paper))
+            continue
         kept = sum(entry[split]["documents"] for split in SPLITS)
         megabytes = sum(entry[split]["bytes"] for split in SPLITS) / 1e6
         total += megabytes
-        came = (f"{entry['documents_in']:,}", f"{entry['bytes_in'] / 1e6:.1f}")
         left = (f"{kept:,}", f"{megabytes:.2f}", f"{tokens[name]:,}")
         rows.append((name, *came, *left, f"{weights[name]:.1%}", f"{read[name]:.2f}", *paper))
     rows.append(("all", *[None] * 3, f"{total:.2f}", f"{sum(tokens.values()):,}", *[None] * 5))
@@ -141,4 +151,6 @@ def _paper_cells(name: str) -> tuple[str | None, ...]:
     if name not in TABLE1:
         return None, None, None
     row = TABLE1[name]
-    return f"{row['share']:.1%}", f"{row['epochs']:.2f}", row["disk"]
+    share = f"{row['share']:.1%}"
+    times = f"{row['epochs']:.2f}"
+    return share, times, row["disk"]

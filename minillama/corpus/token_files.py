@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from tokenize import TokenError  # of a damaged header of an array
 from typing import Any
 
 import numpy as np
@@ -101,6 +102,9 @@ class TokenFile:
         self._starts = np.cumsum([0, *lengths])
         self._map = lru_cache(maxsize=OPEN_MAPS)(self._map_shard)
         self._check_lengths()
+        self.offsets = self._map_offsets()
+        """Where each document begins in the shards laid end to end: ``(n_documents + 1,)``, on
+        disk."""
 
     def _check_lengths(self) -> None:
         for shard in self._shards:
@@ -112,13 +116,11 @@ class TokenFile:
             if size != expected:
                 raise DataError(f"{path} has {size} bytes instead of {expected}", REBUILD)
 
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        """Where each document begins in the concatenation of the shards: (n_documents + 1,)."""
+    def _map_offsets(self) -> np.ndarray:
         path = self.index.with_name(self._offsets_file["file"])
         try:
             offsets = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, EOFError, ValueError) as error:
+        except (OSError, EOFError, ValueError, SyntaxError, TokenError) as error:
             raise DataError(f"{path} cannot be read ({error})", REBUILD) from None
         if offsets.shape != (self.n_documents + 1,) or offsets[-1] != self.tokens:
             raise DataError(f"{path} does not fit {self.index}", REBUILD)
@@ -159,16 +161,20 @@ class TokenFile:
 
     def shard_range(self, name: str) -> tuple[int, int]:
         """The number of the first token of a shard, and how many it has."""
-        for shard, begin in zip(self._shards, self._starts.tolist(), strict=False):
+        begin = 0
+        for shard in self._shards:
             if shard["file"] == name:
                 return begin, shard["tokens"]
+            begin += shard["tokens"]
         raise DataError(f"{self.index} has no shard {name}", "look into its folder")
 
     def texts(self) -> Iterator[tuple[Path, int]]:
         """The files of texts that hold the documents, in order, and how many each holds."""
         folder = self.index.parent.with_name("text")
-        own = [{"file": f"{self.index.stem}.jsonl", "documents": self.n_documents}]
-        for part in self.contents.get("texts", own):
+        if "texts" not in self.contents:
+            yield folder / f"{self.index.stem}.jsonl", self.n_documents
+            return
+        for part in self.contents["texts"]:
             yield folder / part["file"], part["documents"]
 
     def verify(self) -> None:
@@ -211,9 +217,10 @@ class Corpus:
         Another build with the same tokens has the same, whatever code made it.
         """
         files = [*self.train.values(), *self.valid.values()]
+        indexes = [file.contents for file in files]
         settings = [self.manifest["tokenizer_sha256"], list(self.weights.items())]
-        content = [settings, [file.contents for file in files]]
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+        content = json.dumps([settings, indexes], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()
 
     def tokenizer(self) -> Tokenizer:
         """The tokenizer that wrote the tokens."""

@@ -57,7 +57,8 @@ def blockwise_forward(q: Tensor, k: Tensor, v: Tensor, block: int = BLOCK) -> tu
     Returns:
         The output, and the logarithm of each row's sum of exp(scores), ``(batch, heads, seq)``.
     """
-    out, wide = torch.empty_like(q), _wide(q)
+    wide = _wide(q)
+    out = torch.empty_like(q)
     logsumexp = q.new_empty(q.shape[:-1], dtype=wide)
     for rows in _blocks(q.shape[2], block):
         queries = q[:, :, rows]
@@ -65,13 +66,14 @@ def blockwise_forward(q: Tensor, k: Tensor, v: Tensor, block: int = BLOCK) -> tu
         total = torch.zeros_like(largest)  # l
         mixed = torch.zeros_like(queries, dtype=wide)
         for columns in _blocks(rows.stop, block):  # later keys are all masked
-            scores = _scores(queries, k[:, :, columns], rows, columns)
+            keys, values = k[:, :, columns], v[:, :, columns]
+            scores = _scores(queries, keys, rows, columns)
             new_largest = torch.maximum(largest, scores.amax(-1, keepdim=True))
-            weights = (scores - new_largest).exp_()
             correction = (largest - new_largest).exp_()  # 0 at the first block
-            total = total * correction + weights.sum(-1, keepdim=True)
-            mixed = mixed * correction + weights @ v[:, :, columns].to(wide)
             largest = new_largest
+            weights = (scores - largest).exp_()
+            total = total * correction + weights.sum(-1, keepdim=True)
+            mixed = mixed * correction + weights @ values.to(wide)
         out[:, :, rows] = mixed / total
         logsumexp[:, :, rows] = (largest + total.log()).squeeze(-1)
     return out, logsumexp
@@ -91,20 +93,23 @@ def blockwise_backward(
     With weights P and dP = dO V^T, softmax's gradient is dS = P * (dP - rowsum(P * dP)); the row
     sum equals rowsum(dO * O), which needs no table.
     """
-    wide, scale = _wide(q), 1 / math.sqrt(q.shape[-1])
-    row_sum = (grad.to(wide) * out.to(wide)).sum(-1, keepdim=True)  # (B, H, T, 1)
-    grad_q, grad_k, grad_v = (torch.zeros_like(t, dtype=wide) for t in (q, k, v))
+    dtype, scale = q.dtype, 1 / math.sqrt(q.shape[-1])
+    grad, q, k, v, out = (t.to(_wide(q)) for t in (grad, q, k, v, out))
+    row_sum = (grad * out).sum(-1, keepdim=True)  # (B, H, T, 1)
+    logsumexp = logsumexp.unsqueeze(-1)
+    grad_q, grad_k, grad_v = (torch.zeros_like(t) for t in (q, k, v))
     for rows in _blocks(q.shape[2], block):
-        queries, grad_out = q[:, :, rows].to(wide), grad[:, :, rows].to(wide)
+        queries, grad_out = q[:, :, rows], grad[:, :, rows]
         for columns in _blocks(rows.stop, block):
-            keys, values = k[:, :, columns].to(wide), v[:, :, columns].to(wide)
+            keys, values = k[:, :, columns], v[:, :, columns]
             scores = _scores(queries, keys, rows, columns)
-            weights = (scores - logsumexp[:, :, rows, None]).exp_()
-            grad_v[:, :, columns] += weights.mT @ grad_out
-            grad_scores = weights * (grad_out @ values.mT - row_sum[:, :, rows]) * scale
+            weights = (scores - logsumexp[:, :, rows]).exp_()
+            grad_weights = grad_out @ values.mT
+            grad_scores = weights * (grad_weights - row_sum[:, :, rows]) * scale
             grad_q[:, :, rows] += grad_scores @ keys
             grad_k[:, :, columns] += grad_scores.mT @ queries
-    return grad_q.type_as(q), grad_k.type_as(k), grad_v.type_as(v)
+            grad_v[:, :, columns] += weights.mT @ grad_out
+    return grad_q.to(dtype), grad_k.to(dtype), grad_v.to(dtype)
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -117,19 +122,19 @@ def _blocks(end: int, block: int) -> Iterator[slice]:
 
 def _scores(q: Tensor, k: Tensor, rows: slice, columns: slice) -> Tensor:
     """Scaled scores of one block; those of the future are -inf."""
-    scores = q.to(_wide(q)) @ k.to(_wide(k)).mT / math.sqrt(q.shape[-1])
-    if columns.stop - 1 <= rows.start:  # wholly in the past
+    products = q.to(_wide(q)) @ k.to(_wide(k)).mT
+    scores = products / math.sqrt(q.shape[-1])
+    if columns.stop <= rows.start + 1:  # wholly in the past
         return scores
-    i = torch.arange(rows.start, rows.stop, device=q.device)[:, None]
-    j = torch.arange(columns.start, columns.stop, device=q.device)
-    return scores.masked_fill_(j > i, -math.inf)
+    future = torch.ones_like(scores, dtype=torch.bool).triu(rows.start - columns.start + 1)
+    return scores.masked_fill_(future, -math.inf)
 
 
 def fused_forward(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
     """What ``F.scaled_dot_product_attention`` runs, with what its backward needs.
 
-    torch's flash kernel on CPUs, and on GPUs in 16 bits; elsewhere (float32 on a GPU) the blockwise
-    functions above. They are called by name because autograd is not there to keep their state.
+    That is torch's flash kernel on CPUs, and on GPUs in 16 bits; elsewhere (float32 on a GPU) the
+    blockwise functions above. Kernels are called by name, as autograd does not keep their state.
 
     Returns:
         The output, laid out in memory as ``(batch, seq, heads, head_dim)`` by torch's kernels; and
@@ -157,10 +162,11 @@ def fused_backward(
         )
     if _flash_on_gpu(q):
         logsumexp, seed, offset = state
+        longest, dropout, causal = q.shape[2], 0.0, True
+        forward_results = (out, logsumexp, None, None, longest, longest)
         return aten._scaled_dot_product_flash_attention_backward(
-            grad, q, k, v, out, logsumexp, None, None, q.shape[2], k.shape[2], 0.0, True, seed,
-            offset,
-        )  # fmt: skip
+            grad, q, k, v, *forward_results, dropout, causal, seed, offset
+        )
     return blockwise_backward(grad, q, k, v, out, *state)
 
 

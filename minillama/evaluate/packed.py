@@ -24,10 +24,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from minillama.model import Llama
-from minillama.model.rotary import apply_rotary
 
 
 @dataclass(frozen=True)
@@ -51,10 +50,11 @@ class PackedRow:
         self.tokens = windows[0].ids[:shared]
         self.positions = list(range(shared))
         self.part = [0] * shared
-        self.read: list[int] = []  # the places in the row from which an id is predicted
-        self.targets: list[int] = []  # the ids that are predicted there
+        self.read: list[int] = []
+        """The places in the row from which an id is predicted."""
+        self.targets: list[int] = []
+        """The ids that are predicted there."""
         for part, window in enumerate(windows, start=1):
-            # What the others do not have stands behind them all.
             own = window.ids[shared:-1]
             begin = len(self.tokens)
             self.tokens += own
@@ -72,29 +72,28 @@ class RowMask:
     """Where the ids of rows that lie end to end stand in a padded batch, and what they see."""
 
     def __init__(self, rows: list[PackedRow], device: torch.device) -> None:
-        # The part of each position in a padded batch.
         longest = max(map(len, rows))
         part = torch.full((len(rows), longest), -1)  # -1: padding
         for i, row in enumerate(rows):
             part[i, : len(row)] = torch.tensor(row.part)
         self.shape = part.shape
         self.inside = (part >= 0).flatten().nonzero().squeeze(1).to(device)
-        # Which positions see which: the context and themselves, never ahead.
         part = part.to(device)
         shared = part[:, None, :] == 0
         same = part[:, None, :] == part[:, :, None]
         self.sees = (shared | same).tril()[:, None]  # (rows, 1, longest, longest)
 
-    def pad(self, flat: Tensor) -> Tensor:
-        """``(1, all positions, heads, head_dim)`` to ``(rows, heads, longest, head_dim)``."""
-        padded = flat.new_zeros(self.shape.numel(), *flat.shape[2:])
-        padded[self.inside] = flat[0]
-        return rearrange(padded, "(r t) h d -> r h t d", r=self.shape[0])
+    def attention(self, _: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention of every row by itself, ``(all positions, heads, head_dim)`` to the same."""
+        q, k, v = self.pad(q), self.pad(k), self.pad(v)
+        mixed = F.scaled_dot_product_attention(q, k, v, self.sees)
+        return rearrange(mixed, "r h t d -> (r t) h d")[self.inside]
 
-    def unpad(self, padded: Tensor) -> Tensor:
-        """The way back, with the heads joined: ``(1, all positions, dim)``."""
-        flat = rearrange(padded, "r h t d -> (r t) (h d)")
-        return flat[self.inside][None]
+    def pad(self, flat: Tensor) -> Tensor:
+        """``(all positions, heads, head_dim)`` to ``(rows, heads, longest, head_dim)``."""
+        padded = flat.new_zeros(self.shape.numel(), *flat.shape[1:])
+        padded[self.inside] = flat
+        return rearrange(padded, "(r t) h d -> r h t d", r=self.shape[0])
 
 
 def score_rows(model: Llama, rows: list[PackedRow]) -> list[tuple[float, bool]]:
@@ -111,13 +110,9 @@ def score_rows(model: Llama, rows: list[PackedRow]) -> list[tuple[float, bool]]:
 
     # The model, but for what each position may look at.
     mask = RowMask(rows, device)
-    table = model.rotary[torch.tensor(positions, device=device)]
-    x = model.tok_embeddings(torch.tensor(tokens, device=device))[None]  # (1, positions, dim)
-    for layer in model.layers:
-        x = x + packed_attention(layer.attention, layer.attention_norm(x), table, mask)
-        x = x + layer.feed_forward(layer.ffn_norm(x))
-    x = model.norm(x[0, torch.tensor(read, device=device)])
-    logits = model.output(x).float()  # (targets, vocab_size)
+    tokens, positions, read = (torch.tensor(t, device=device) for t in (tokens, positions, read))
+    x = model.hidden_states(tokens, mask.attention, positions)  # (positions, dim)
+    logits = model.output(x[read]).float()  # (targets, vocab_size)
 
     # Each window has its share of the targets.
     target = torch.tensor(targets, device=device)
@@ -128,15 +123,3 @@ def score_rows(model: Llama, rows: list[PackedRow]) -> list[tuple[float, bool]]:
         (float(values.sum()), bool(best.all()))
         for values, best in zip(log_p.split(sizes), likeliest.split(sizes), strict=True)
     ]
-
-
-def packed_attention(attention: nn.Module, x: Tensor, table: Tensor, mask: RowMask) -> Tensor:
-    """``Attention.forward`` for rows that lie end to end: ``(1, all positions, dim)``."""
-    heads = (-1, attention.head_dim)
-    # (1, all positions, heads, head_dim)
-    q = apply_rotary(attention.wq(x).unflatten(-1, heads), table)
-    k = apply_rotary(attention.wk(x).unflatten(-1, heads), table)
-    v = attention.wv(x).unflatten(-1, heads)
-    # (rows, heads, longest, head_dim)
-    mixed = F.scaled_dot_product_attention(mask.pad(q), mask.pad(k), mask.pad(v), mask.sees)
-    return attention.wo(mask.unpad(mixed))

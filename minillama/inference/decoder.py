@@ -8,21 +8,21 @@ a model's matrices once into another layout, and leaves the model alone:
 - matrices are stored transposed, ``(in, out)``, because the kernel for vector times matrix reads
   memory in order then (for the output matrix three times the speed);
 - the output matrix is cut into stripes that threads share, since the kernel for one vector uses
-  one thread;
-- logits are computed for the last position of a prompt only.
+  one thread.
 
-The price is the memory of the matrices once more. The forward pass is ``Llama``'s own.
+The price is the memory of the matrices once more. The forward pass is ``Llama``'s own; all tokens
+lie in rows ``(tokens, dim)``, which the products of matrices take.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minillama.inference.kv_cache import KVCache, new_cache
+from minillama.errors import CheckpointError
+from minillama.inference.kv_cache import new_cache
 from minillama.model import Attention, FeedForward, Llama, RMSNorm, TransformerBlock, apply_rotary
-from minillama.model.transformer import check_weights
 
 Product = Callable[[Tensor], Tensor]
 """``(rows, in)`` to ``(rows, out)``."""
@@ -53,7 +53,7 @@ def transposed(*weights: Tensor) -> Product:
 
 
 def packed_norm(norm: RMSNorm) -> Product:
-    """``RMSNorm`` in one call of torch."""
+    """``RMSNorm`` in one call."""
     eps, weight = norm.eps, norm.weight.detach()
     return lambda x: F.rms_norm(x, weight.shape, weight, eps)
 
@@ -75,18 +75,22 @@ class PackedAttention(Attention):
 
     def __init__(self, attention: Attention, pack: Pack) -> None:
         nn.Module.__init__(self)
+        wq, wk, wv, wo = (part.weight for part in attention.children())
         self.head_dim = attention.head_dim
-        self.heads = len(attention.wq.weight) // attention.head_dim
-        self.wqkv = pack(attention.wq.weight, attention.wk.weight, attention.wv.weight)
-        self.wo = pack(attention.wo.weight)
+        self.heads = len(wq) // self.head_dim
+        self.wqkv = pack(wq, wk, wv)
+        self.wo = pack(wo)
 
     __call__ = Attention.forward  # without the look for hooks, which takes longer than a norm
 
     def project(self, x: Tensor, table: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """As in ``Attention``; queries and keys lie side by side and are turned at once."""
-        qkv = self.wqkv(x).unflatten(-1, (-1, self.head_dim))  # (rows, 3 heads, head_dim)
-        qk, v = qkv.split((2 * self.heads, self.heads), dim=-2)
-        q, k = apply_rotary(qk, table).chunk(2, dim=-2)
+        qkv = self.wqkv(x)
+        qkv = qkv.unflatten(-1, (-1, self.head_dim))  # (rows, 3 heads, head_dim)
+        sizes = (2 * self.heads, self.heads)
+        qk, v = qkv.split(sizes, dim=-2)
+        qk = apply_rotary(qk, table)
+        q, k = qk.chunk(2, dim=-2)
         return q, k, v
 
 
@@ -103,19 +107,29 @@ class PackedBlock(TransformerBlock):
     __call__ = TransformerBlock.forward
 
 
-class Decoder(Llama):
-    """A model of packed parts, and the two passes of generation: ``prefill`` and ``step``.
+def check_weights(model: Llama) -> None:
+    """Raise ``CheckpointError`` naming the first weight that is NaN or infinite.
 
-    Make a new one after the model has changed.
+    The output need not show it: torch's attention on the CPU takes a score that is NaN for 0.
+    """
+    for name, weight in model.state_dict().items():
+        bad = weight.numel() - int(weight.isfinite().sum())
+        if bad:
+            raise CheckpointError(
+                f"'{name}' has {bad} of {weight.numel()} numbers that are NaN or infinite",
+                "take an earlier checkpoint, or another dtype",
+            )
+
+
+class Decoder(Llama):
+    """A model of packed parts. Make a new one after the model has changed.
+
+    Raises:
+        CheckpointError: a weight is NaN or infinite.
     """
 
     @torch.no_grad()
     def __init__(self, model: Llama, pack: Pack = transposed) -> None:
-        """Copy the matrices of ``model`` into the layout of ``pack``.
-
-        Raises:
-            CheckpointError: a weight is NaN or infinite.
-        """
         check_weights(model)
         nn.Module.__init__(self)  # not Llama's, which would draw new weights
         self.config = model.config
@@ -128,53 +142,8 @@ class Decoder(Llama):
     @torch.inference_mode()
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits at every position, ``(batch, seq, vocab_size)``, as the model computes them."""
-        cache = new_cache(self.config, tokens.shape[1], len(tokens), self.tok_embeddings.weight)
-        x = cache.read(self, tokens).flatten(0, 1)  # (batch * seq, dim)
-        return self.output(x).unflatten(0, tokens.shape)
-
-    @torch.inference_mode()
-    def prefill(self, prompts: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
-        """Read whole prompts in one pass.
-
-        Shorter prompts are filled up on the right. Nothing looks ahead, so that changes no logits;
-        what it leaves in the cache is overwritten before it is ever seen.
-
-        Args:
-            prompts: ids, at least one in each.
-            cache: empty, with a row for each prompt.
-
-        Returns:
-            Logits after the last id of each prompt, ``(prompts, vocab_size)``.
-        """
-        lengths = [len(prompt) for prompt in prompts]
-        tokens = torch.zeros(len(prompts), max(lengths), dtype=torch.int64)
-        for row, prompt in zip(tokens, prompts, strict=True):
-            row[: len(prompt)] = torch.tensor(prompt)
-
-        x = cache.read(self, tokens.to(self.rotary.device))  # (prompts, longest, dim)
-        cache.lengths = lengths
-        last = [length - 1 for length in lengths]
-        return self.output(x[range(len(prompts)), last])
-
-    @torch.inference_mode()
-    def step(self, tokens: Sequence[int], cache: KVCache) -> Tensor:
-        """Read one token a row.
-
-        Args:
-            tokens: an id for each row.
-            cache: as ``prefill`` and earlier steps left it.
-
-        Returns:
-            Logits for the next token of each row, ``(rows, vocab_size)``.
-
-        Raises:
-            DataError: a position is beyond the context or the cache.
-        """
-        new = torch.tensor(tokens, device=self.rotary.device)[:, None]
-        x = cache.read(self, new)  # (rows, 1, dim)
-        return self.output(x[:, 0])
-
-
-def as_decoder(model: Llama) -> Decoder:
-    """A decoder of a model; a decoder, or what else steps like one, is taken as it is."""
-    return model if hasattr(model, "prefill") else Decoder(model)
+        batch, seq = tokens.shape
+        cache = new_cache(self.config, seq, batch, self.tok_embeddings.weight)
+        x = cache.read(self, tokens)  # (batch, seq, dim)
+        logits = self.output(x.flatten(0, 1))
+        return logits.unflatten(0, (batch, seq))

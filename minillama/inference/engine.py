@@ -1,267 +1,186 @@
-"""Text from a model: one token at a time, out as soon as it is certain.
+"""Many sequences side by side: a weight that is read once serves a token of each of them.
 
-Two things may hold text back: a character whose bytes are not all there yet (an unknown character
-is written in up to four pieces), and the beginning of what may become a stop string.
+So sixteen sequences take little longer than one. Prompts may differ in length; rows that are
+finished leave the batch, and a prompt that is given several times is read once.
 """
 
-import codecs
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import hashlib
+from collections.abc import Callable, Sequence
 
-from minillama.errors import CheckpointError, ConfigError, DataError
-from minillama.inference.batch import Batch, generate_tokens
-from minillama.inference.decoder import Decoder, as_decoder
+import torch
+from torch import Tensor
+
+from minillama.errors import ConfigError, DataError
+from minillama.inference.decoder import Decoder
+from minillama.inference.kv_cache import KVCache, new_cache
 from minillama.inference.sampling import Sampling
 from minillama.model import Llama
-from minillama.tokenizer import Tokenizer
-
-Finish = Literal["end", "stop", "length", "context"]
-"""Why a text ends: the model's end mark, a stop string, ``max_new_tokens``, or a full context."""
 
 
-def stream_tokens(
-    model: Llama | Decoder,
-    prompt: Sequence[int],
-    sampling: Sampling,
-    max_new_tokens: int,
-    seed: int,
-) -> Iterator[int]:
-    """Yield the ids that follow ``prompt``, until the context is full; no id ends it sooner.
+def row_seed(seed: int, row: int) -> int:
+    """The seed of one sequence of a batch; of the first it is ``seed`` itself.
 
-    The model reads the prompt in one pass and then one token a pass, over a key-value cache.
+    A sequence with this seed alone gives the same text as in the batch.
     """
-    decoder = as_decoder(model)
-    room = decoder.config.max_seq_len - len(prompt) + 1  # the last token need not be read again
-    batch = Batch(decoder, [prompt], sampling, [seed], max_new_tokens)
-    for _ in range(min(max_new_tokens, room)):
-        yield batch.step()[0]
+    if row == 0:
+        return seed
+    digest = hashlib.sha256(f"{seed} {row}".encode()).digest()
+    return int.from_bytes(digest[:8], "little")
 
 
-class StopAt:
-    """Pass text on up to the first stop string, never a part of one."""
-
-    def __init__(self, stop: Sequence[str]) -> None:
-        self.stop = stop
-        self.held = ""
-        self.found = False
-
-    def feed(self, text: str) -> str:
-        """Add text; return what is certain not to belong to a stop string."""
-        text = self.held + text
-        ends = [(text.find(s) + len(s), text.find(s)) for s in self.stop if s in text]
-        if ends:  # the stop string that is complete first, however the text was cut in pieces
-            self.found, self.held = True, ""
-            return text[: min(ends)[1]]
-        longest = max((_overlap(text, s) for s in self.stop), default=0)
-        self.held = text[len(text) - longest :]
-        return text[: len(text) - longest]
-
-
-def _overlap(text: str, stop: str) -> int:
-    """The length of the longest beginning of ``stop`` with which ``text`` ends."""
-    lengths = range(min(len(stop) - 1, len(text)), 0, -1)
-    return next((n for n in lengths if text.endswith(stop[:n])), 0)
-
-
-class Text:
-    """The text of a sequence of ids, cut at a stop string or the end mark."""
-
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], first: bool) -> None:
-        """``first`` if no text comes before."""
-        self.tokenizer, self.stop, self.first = tokenizer, StopAt(stop), first
-        self.decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        self.finish: Finish | None = None
-        self.tokens = 0
-        """How many ids were taken in."""
-
-    def feed(self, token: int) -> str:
-        """Take in an id and return the text that is now certain; set ``finish`` if it ends here."""
-        self.tokens += 1
-        if token == self.tokenizer.eos_id:
-            self.finish = "end"
-            return self.rest()
-        text = self.decoder.decode(self.tokenizer.piece_bytes[token])
-        if self.first and text:  # the tokenizer puts one space before every text
-            text, self.first = text.removeprefix(" "), False
-        text = self.stop.feed(text)
-        if self.stop.found:
-            self.finish = "stop"
-        return text
-
-    def end(self, max_new_tokens: int) -> Finish:
-        """No token comes any more: why, if the text itself did not end?"""
-        self.finish = self.finish or ("length" if self.tokens == max_new_tokens else "context")
-        return self.finish
-
-    def rest(self) -> str:
-        """What was held back, once it is clear that no stop string comes of it."""
-        text, self.stop.held = self.stop.held, ""
-        return text
-
-
-class Stream:
-    """An iterator over text as it is generated; ``finish`` says why it ended, ``tokens`` counts."""
-
-    def __init__(self, tokens: Iterable[int], text: Text, max_new_tokens: int) -> None:
-        self._text = text
-        self._pieces = self._run(tokens, max_new_tokens)
-
-    @property
-    def finish(self) -> Finish | None:
-        """None until the end is reached."""
-        return self._text.finish
-
-    @property
-    def tokens(self) -> int:
-        """Tokens so far, the end mark and those of a stop string among them."""
-        return self._text.tokens
-
-    def __iter__(self) -> Iterator[str]:
-        return self
-
-    def __next__(self) -> str:
-        return next(self._pieces)
-
-    def _run(self, tokens: Iterable[int], max_new_tokens: int) -> Iterator[str]:
-        for token in tokens:
-            if text := self._text.feed(token):
-                yield text
-            if self.finish:
-                return
-        self._text.end(max_new_tokens)
-        if text := self._text.rest():
-            yield text
-
-
-def _encode(model: Llama | Decoder, tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """The prompt's ids behind a begin mark; refused, and quickly, if the context cannot hold it."""
-    context = model.config.max_seq_len
-    least = len(prompt.encode("utf-8", "replace")) // max(map(len, tokenizer.piece_bytes))
-    ids = [] if least > context else tokenizer.encode(prompt, bos=True)
-    if (n := len(ids) or least) > context:
-        raise DataError(
-            f"the prompt of {n} tokens{' or more' * (not ids)} exceeds the context of {context}",
-            "shorten the prompt, or use a model with a larger max_seq_len",
-        )
-    return ids
-
-
-def _check(
-    model: Llama | Decoder, tokenizer: Tokenizer, max_new_tokens: int, stop: Sequence[str]
-) -> None:
-    if "" in stop:
-        raise ConfigError("a stop string is empty", "leave it out")
-    if max_new_tokens < 0:
-        raise ConfigError(f"max_new_tokens = {max_new_tokens}", "choose 0 or more")
-    if tokenizer.vocab_size != model.config.vocab_size:
-        raise CheckpointError(
-            f"the tokenizer has {tokenizer.vocab_size} pieces but the model has "
-            f"{model.config.vocab_size}",
-            "use the tokenizer that the model was trained with",
-        )
-
-
-def stream(
-    model: Llama | Decoder,
-    tokenizer: Tokenizer,
-    prompt: str,
-    *,
-    max_new_tokens: int = 128,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    top_p: float | None = 0.95,
-    repetition_penalty: float = 1.0,
-    seed: int = 0,
-    stop: str | Sequence[str] = (),
-) -> Stream:
-    """Iterate over the text that follows ``prompt``, as it is generated.
-
-    It ends after ``max_new_tokens``, at the model's end mark, before a stop string, or when the
-    context is full; ``finish`` of what is returned says which. An unfinished character at the end
-    is left out.
+class Engine:
+    """Sequences that grow by one token a step.
 
     Args:
-        model: the model, on any device; or a ``Decoder`` of it, which is ready at once.
-        tokenizer: the one that the model was trained with.
-        prompt: the text to go on from; the begin mark is put before it.
-        max_new_tokens: stop after so many tokens.
-        temperature: 0 takes the likeliest token every time.
-        top_k: keep only the k likeliest tokens.
-        top_p: keep the likeliest tokens that hold this much probability (Meta's rule).
-        repetition_penalty: above 1, ids that are there already become less likely.
-        seed: same seed, same text.
-        stop: end before the first of these strings.
+        model: the model; or a ``Decoder`` of it, which is ready at once.
+        prompts: ids, at least one in each.
+        sampling: how tokens are drawn.
+        seeds: one for each prompt.
+        max_new_tokens: steps there must be room for, unless the context is full before.
 
     Raises:
-        ConfigError: a setting is out of range.
-        CheckpointError: the tokenizer has another vocabulary than the model.
-        DataError: the prompt is longer than the model's context.
+        ConfigError: a seed has more than 64 bits.
+        DataError: a prompt is empty or longer than the context.
     """
-    sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-    stop = [stop] if isinstance(stop, str) else list(stop)
-    _check(model, tokenizer, max_new_tokens, stop)
-    ids = _encode(model, tokenizer, prompt)
-    tokens = stream_tokens(model, ids, sampling, max_new_tokens, seed)
-    return Stream(tokens, Text(tokenizer, stop, first=len(ids) == 1), max_new_tokens)
+
+    def __init__(
+        self,
+        model: Llama,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        seeds: Sequence[int],
+        max_new_tokens: int,
+    ) -> None:
+        self.context = model.config.max_seq_len
+        for seed in seeds:
+            if not -(2**63) <= seed < 2**64:
+                raise ConfigError(f"seed = {seed}", "choose one of at most 64 bits")
+        for prompt in prompts:
+            if not 0 < len(prompt) <= self.context:
+                raise DataError(
+                    f"a prompt of {len(prompt)} tokens, but 1 to {self.context} fit the context",
+                    "give each prompt a begin mark, and shorten it if it is too long",
+                )
+        self.decoder = model if isinstance(model, Decoder) else Decoder(model)
+        self.sampling = sampling
+        self.ids = [list(prompt) for prompt in prompts]
+        """Of each row that is left, the prompt included."""
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        longest = max(map(len, prompts))
+        self.capacity = min(self.context, longest + max_new_tokens - 1)  # the last is not read
+        self.cache: KVCache | None = None
+
+    @torch.inference_mode()
+    def step(self) -> list[int]:
+        """Read what is new and draw the next token of every row.
+
+        ``logits (rows, vocab_size)`` are those it was drawn from.
+
+        Raises:
+            DataError: the model's output is not finite, or a row fills the context.
+        """
+        if self.cache is None:
+            self.logits = self._read_prompts()
+        else:
+            last = torch.tensor([ids[-1:] for ids in self.ids], device=self.cache.device)
+            x = self.cache.read(self.decoder, last)  # (rows, 1, dim)
+            self.logits = self.decoder.output(x[:, 0])
+        tokens = self.sampling.choose_each(self.logits, self.generators, self.ids)
+        for ids, token in zip(self.ids, tokens, strict=True):
+            ids.append(token)
+        return tokens
+
+    def _read_prompts(self) -> Tensor:
+        """Logits after the last id of each prompt; equal prompts are read once.
+
+        Shorter ones are filled up on the right. Nothing looks ahead, so that changes no logits;
+        what it leaves in the cache is overwritten before it is ever seen.
+        """
+        prompts = [tuple(ids) for ids in self.ids]
+        different = list(dict.fromkeys(prompts))
+        lengths = [len(prompt) for prompt in different]
+        tokens = torch.zeros(len(different), max(lengths), dtype=torch.int64)
+        for row, prompt in zip(tokens, different, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt)
+
+        like = self.decoder.tok_embeddings.weight
+        self.cache = new_cache(self.decoder.config, self.capacity, len(different), like)
+        x = self.cache.read(self.decoder, tokens.to(like.device))  # (prompts, longest, dim)
+        self.cache.lengths = lengths
+        last = [length - 1 for length in lengths]
+        logits = self.decoder.output(x[range(len(different)), last])
+        if len(different) == len(prompts):
+            return logits
+
+        # a row of the cache for each sequence
+        number = {prompt: i for i, prompt in enumerate(different)}
+        rows = [number[prompt] for prompt in prompts]
+        self.cache.select(rows)
+        return logits[rows]
+
+    def is_full(self, row: int) -> bool:
+        """Whether the row's last token has no place in the context."""
+        return len(self.ids[row]) > self.context
+
+    def keep(self, rows: list[int]) -> None:
+        """Only these rows go on."""
+        if len(rows) < len(self.ids):
+            self.ids = [self.ids[row] for row in rows]
+            self.generators = [self.generators[row] for row in rows]
+            self.cache.select(rows)
 
 
-@dataclass(frozen=True)
-class Completion:
-    """What was generated for one prompt."""
-
-    text: str
-    """Without the prompt."""
-    finish: Finish
-    tokens: int
-    """How many were generated."""
-
-
-def complete(
-    model: Llama | Decoder,
-    tokenizer: Tokenizer,
-    prompts: Sequence[str],
+def generate_tokens(
+    model: Llama,
+    prompts: Sequence[Sequence[int]],
+    sampling: Sampling,
+    max_new_tokens: int,
     *,
-    max_new_tokens: int = 128,
-    temperature: float = 0.8,
-    top_k: int | None = None,
-    top_p: float | None = 0.95,
-    repetition_penalty: float = 1.0,
     seed: int = 0,
-    stop: str | Sequence[str] = (),
+    finished: Callable[[int, list[int]], bool] = lambda row, new: False,
     batch_size: int = 16,
-) -> list[Completion]:
-    """Complete many prompts, in batches; settings and errors are those of ``stream``.
+) -> list[list[int]]:
+    """The ids that follow each prompt, in batches of prompts of like length.
 
-    Each text is the one that its prompt has alone, with the seed ``row_seed(seed, its place)``.
+    Each sequence is what it would be alone, with the seed ``row_seed(seed, its place)``. Giving a
+    prompt n times draws n samples of it, and reads it once.
+
+    Args:
+        model: the model; or a ``Decoder`` of it, which saves packing its weights for every call.
+        prompts: ids, at least one in each.
+        sampling: how tokens are drawn.
+        max_new_tokens: end after so many, or when the context is full.
+        seed: same seed, same ids.
+        finished: called after each token, with the prompt's place and its new ids; True ends the
+            sequence (the last id is kept).
+        batch_size: sequences side by side.
+
+    Raises:
+        DataError: a prompt is empty or longer than the context, or the model's output is not
+            finite.
     """
-    sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
-    stop = [stop] if isinstance(stop, str) else list(stop)
-    _check(model, tokenizer, max_new_tokens, stop)
-    ids = [_encode(model, tokenizer, prompt) for prompt in prompts]
-    texts = [Text(tokenizer, stop, first=len(each) == 1) for each in ids]
-    pieces: list[list[str]] = [[] for _ in prompts]
+    decoder = model if isinstance(model, Decoder) else Decoder(model)
+    results: list[list[int]] = [[] for _ in prompts]
+    if max_new_tokens == 0:
+        return results
 
-    def finished(row: int, new: list[int]) -> bool:
-        pieces[row].append(texts[row].feed(new[-1]))
-        return texts[row].finish is not None
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]), reverse=True)
+    for start in range(0, len(order), batch_size):
+        places = order[start : start + batch_size]
+        seeds = [row_seed(seed, place) for place in places]
+        batch = [prompts[place] for place in places]
+        engine = Engine(decoder, batch, sampling, seeds, max_new_tokens)
+        while places:
+            for place, token in zip(places, engine.step(), strict=True):
+                results[place].append(token)
 
-    generate_tokens(
-        model, ids, sampling, max_new_tokens, seed=seed, finished=finished, batch_size=batch_size
-    )
-    return [
-        Completion("".join(part) + text.rest(), text.end(max_new_tokens), text.tokens)
-        for part, text in zip(pieces, texts, strict=True)
-    ]
-
-
-def generate(
-    model: Llama | Decoder, tokenizer: Tokenizer, prompt: str | Sequence[str], **settings: object
-) -> str | list[str]:
-    """The text that follows ``prompt``, without the prompt; a list for a list of prompts.
-
-    ``settings`` and errors are those of ``stream``, for a list those of ``complete``.
-    """
-    if isinstance(prompt, str):
-        return "".join(stream(model, tokenizer, prompt, **settings))
-    return [each.text for each in complete(model, tokenizer, prompt, **settings)]
+            # rows that are finished leave
+            left = []
+            for row, place in enumerate(places):
+                new = results[place]
+                over = finished(place, new) or len(new) == max_new_tokens
+                if not over and not engine.is_full(row):
+                    left.append(row)
+            engine.keep(left)
+            places = [places[row] for row in left]
+    return results

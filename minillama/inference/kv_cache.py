@@ -23,6 +23,7 @@ class KVCache:
     def __init__(self, keys: list[Tensor], values: list[Tensor]) -> None:
         self.keys, self.values = keys, values
         self.lengths = [0] * len(keys[0])
+        self.device = keys[0].device
 
     def read(self, model: Llama, tokens: Tensor) -> Tensor:
         """Hidden states of new ``tokens (batch, seq)``, each row behind what is held of it.
@@ -40,8 +41,10 @@ class KVCache:
             raise DataError(f"position {end} is beyond the {room} there are", "stop before")
 
         # where each token is kept: its row, and its position in that row
-        rows = [row for row in range(batch) for _ in range(new)]
-        positions = [length + i for length in self.lengths for i in range(new)]
+        rows, positions = [], []
+        for number, length in enumerate(self.lengths):
+            rows += [number] * new
+            positions += range(length, length + new)
         row, position = torch.tensor([rows, positions], device=tokens.device)
 
         # a token sees those of its row up to itself
@@ -54,8 +57,10 @@ class KVCache:
             keys, values = self.keys[layer], self.values[layer]
             keys[row, :, position] = k
             values[row, :, position] = v
-            keys, values = keys[:, :, :end], values[:, :, :end]
-            q = q.view(batch, new, *q.shape[1:]).transpose(1, 2)  # (batch, heads, new, head_dim)
+            keys = keys[:, :, :end]
+            values = values[:, :, :end]
+            q = q.view(batch, new, *q.shape[1:])
+            q = q.transpose(1, 2)  # (batch, heads, new, head_dim)
             mixed = F.scaled_dot_product_attention(q, keys, values, mask, is_causal=first)
             return mixed.transpose(1, 2).flatten(0, 1)
 

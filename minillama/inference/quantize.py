@@ -25,23 +25,30 @@ def quantize(weight: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         int8 ``(out, in)`` and bfloat16 ``(out,)`` with ``weight`` about ``int8 * scale``.
     """
-    wanted = weight.float().abs().amax(1).clamp(min=1e-30) / 127
+    weight = weight.float()
+    largest = weight.abs().amax(1)
+    wanted = largest.clamp(min=1e-30) / 127
     scale = wanted.bfloat16()
-    next_up = (scale.view(torch.int16) + 1).view(torch.bfloat16)
+    next_up = scale.view(torch.int16) + 1
+    next_up = next_up.view(torch.bfloat16)
     scale = torch.where(scale < wanted, next_up, scale)
-    rounded = (weight.float() / scale.float()[:, None]).round()
+    rounded = (weight / scale.float()[:, None]).round()
     return rounded.to(torch.int8), scale
 
 
 def int8(*weights: Tensor) -> Product:
     """As ``decoder.transposed``: the product with ``weights``, which are rounded to 8 bits."""
     numbers, scales = quantize(torch.cat(weights))
-    if missing := -numbers.shape[1] % BLOCK:
+    missing = -numbers.shape[1] % BLOCK
+    if missing:
         numbers = F.pad(numbers, (0, missing))  # products with 0
 
     def product(x: Tensor) -> Tensor:
-        wide = F.pad(x, (0, missing)) if missing else x
-        return torch._weight_int8pack_mm(wide.bfloat16(), numbers, scales).to(x.dtype)
+        inputs = x.bfloat16()
+        if missing:
+            inputs = F.pad(inputs, (0, missing))
+        products = torch._weight_int8pack_mm(inputs, numbers, scales)
+        return products.to(x.dtype)
 
     return product
 

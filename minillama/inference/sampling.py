@@ -44,12 +44,12 @@ class Sampling:
 
     def penalized(self, logits: Tensor, seen: Sequence[int]) -> Tensor:
         """``logits (vocab_size,)`` with the penalty on the ids that were ``seen``, each once."""
+        penalty = self.repetition_penalty
         ids = torch.tensor(seen, dtype=torch.int64, device=logits.device)
-        there = logits[ids]
-        there = torch.where(
-            there < 0, there * self.repetition_penalty, there / self.repetition_penalty
-        )
-        return logits.index_put((ids,), there.nan_to_num())  # 0 / 0 is 0; infinite, the largest
+        old = logits[ids]
+        new = torch.where(old < 0, old * penalty, old / penalty)
+        new = new.nan_to_num()  # 0 / 0 is 0; infinite, the largest
+        return logits.index_put((ids,), new)
 
     def candidates(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Probabilities of the tokens that are kept, largest first, and their ids.
@@ -60,28 +60,27 @@ class Sampling:
         Returns:
             ``(kept,)`` float64, which sum to 1, and ``(kept,)`` int64.
         """
-        logits, everything = logits.double(), self.top_p in (None, 1)
+        logits = logits.double()
+        all_p = self.top_p is None or self.top_p == 1
         head = min(self.top_k or HEAD, len(logits))
         top, ids = logits.topk(head)
-        if self.top_k is None:
-            weights = torch.exp((logits - top[0]) / self.temperature)
-            p = torch.exp((top - top[0]) / self.temperature) / weights.sum()
-            if everything or p.sum() <= self.top_p:  # the others matter too
+        scaled = (top - top[0]) / self.temperature
+
+        # probabilities among the top k, or among all tokens
+        if self.top_k is not None:
+            p = torch.softmax(scaled, dim=-1)
+        else:
+            total = torch.exp((logits - top[0]) / self.temperature).sum()
+            p = torch.exp(scaled) / total
+            if all_p or p.sum() <= self.top_p:  # the others matter too
                 top, ids = logits.sort(descending=True, stable=True)
                 p = torch.softmax((top - top[0]) / self.temperature, dim=-1)
-        else:
-            p = torch.softmax((top - top[0]) / self.temperature, dim=-1)
-        if not everything:
-            p = p[p.cumsum(-1) - p <= self.top_p]  # so the token that crosses the line is kept
+
+        # the token that crosses the line is kept
+        if not all_p:
+            before = p.cumsum(-1) - p
+            p = p[before <= self.top_p]
         return p / p.sum(), ids[: len(p)]
-
-    def choose(self, logits: Tensor, generator: torch.Generator, seen: Sequence[int] = ()) -> int:
-        """Draw a token id from ``logits (vocab_size,)``; ``seen`` are the ids before it.
-
-        Raises:
-            DataError: the logits are not numbers.
-        """
-        return self.choose_each(logits[None], [generator], [seen])[0]
 
     def choose_each(
         self,
@@ -90,6 +89,11 @@ class Sampling:
         seen: Sequence[Sequence[int]],
     ) -> list[int]:
         """Draw an id from each row of ``logits (rows, vocab_size)``, with a generator of its own.
+
+        Args:
+            logits: of the next token of each row.
+            generators: one for each row.
+            seen: the ids of each row so far, for the penalty.
 
         Raises:
             DataError: the logits are not numbers.
@@ -101,16 +105,15 @@ class Sampling:
                 "its weights are damaged or its training diverged: take an earlier checkpoint",
             )
         if self.repetition_penalty != 1:
-            rows = (self.penalized(*pair) for pair in zip(logits, seen, strict=True))
-            logits = torch.stack(list(rows))
+            rows = zip(logits, seen, strict=True)
+            logits = torch.stack([self.penalized(row, ids) for row, ids in rows])
         if self.temperature == 0:
-            if logits.dtype not in (torch.float32, torch.float64):
-                logits = logits.float()
-            return logits.numpy().argmax(-1).tolist()  # torch's takes ten times as long
-        return [
-            self._draw(row, generator) for row, generator in zip(logits, generators, strict=True)
-        ]
+            wide = torch.promote_types(logits.dtype, torch.float32)
+            return logits.to(wide).numpy().argmax(-1).tolist()  # torch's takes ten times as long
 
-    def _draw(self, logits: Tensor, generator: torch.Generator) -> int:
-        p, ids = self.candidates(logits)
-        return int(ids[torch.multinomial(p, 1, generator=generator)])
+        tokens = []
+        for row, generator in zip(logits, generators, strict=True):
+            p, ids = self.candidates(row)
+            drawn = torch.multinomial(p, 1, generator=generator)
+            tokens.append(int(ids[drawn]))
+        return tokens

@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from minillama.errors import CheckpointError, ConfigError, nearest
+from minillama.inference.decoder import check_weights
 from minillama.interop import gguf, huggingface, llama2c, meta
 from minillama.interop.shards import MAX_BYTES
 from minillama.model import Llama
-from minillama.model.transformer import check_weights
 from minillama.tokenizer import Tokenizer
 
 FORMATS = ("huggingface", "meta", "llama2c", "gguf")

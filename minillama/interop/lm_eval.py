@@ -54,12 +54,9 @@ TokenRequest = tuple[tuple[str, str], list[int], list[int]]
 class HarnessModel(TemplateLM):
     """A minillama checkpoint as the harness sees it.
 
-    Args:
-        checkpoint: the run folder, or a model with its tokenizer.
-        step: the checkpoint of the run; the last by default.
-        device: where the model is put.
-        max_length: use at most so many positions; all that the model has by default.
-        others: what the harness tells every model, such as its batch size, which is not needed.
+    ``checkpoint`` is a run folder (with ``step``, the last by default, and ``device``), or a model
+    with its tokenizer; ``max_length`` positions are used, all by default. The ``others`` are what
+    the harness tells every model, such as its batch size.
     """
 
     def __init__(
@@ -172,9 +169,14 @@ class HarnessModel(TemplateLM):
             return full or new[-1] == Tokenizer.eos_id or any(stop in text for stop in until)
 
         written = generate_tokens(
-            self.decoder, prompts, sampling, new_tokens, seed=seed, finished=finished,
+            self.decoder,
+            prompts,
+            sampling,
+            new_tokens,
+            seed=seed,
+            finished=finished,
             batch_size=BATCH_SIZE,
-        )  # fmt: skip
+        )
         # Decoding drops the blank before the first word, as the harness's Hugging Face model does.
         return [cut_at(self.pieces.decode(ids), until) for ids in written]
 

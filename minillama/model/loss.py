@@ -1,17 +1,14 @@
 """The next-token loss without the full table of logits.
 
 For 4,096 positions and 32,000 pieces the logits alone take 0.5 GB in float32, and as much again for
-their gradient. Both the loss and its gradient need them only a few rows at a time, so this function
-computes logits, loss and gradients together, chunk by chunk, in a buffer that stays in the cache.
+their gradient. Both are needed a few rows at a time only, so logits, loss and gradients are
+computed together, chunk by chunk, in a buffer that stays in the cache. Measured with ``bench.peak``
+for 2,048 positions of width 512, 32,000 pieces, float32, in MB (66 of them for the gradient of the
+output matrix, which is due in any case):
 
-Measured with ``bench.peak`` for 2,048 positions of width 512, 32,000 pieces, float32, in MB. What
-waits and is not the logits is the gradient of the output matrix, 66 MB, which is due in any case:
-
-                                             waits for the backward    peak of both passes
-    F.cross_entropy(x @ weight.T, targets)                      262                    786
-    F.linear_cross_entropy, as it comes                         262                    786
-    the same, with options for chunks                            70                    139
-    linear_cross_entropy                                         70                    139
+                                                 waits for the backward    peak of both passes
+    F.cross_entropy(x @ weight.T, targets)                          262                    786
+    linear_cross_entropy (or torch's, with chunks)                   70                    139
 """
 
 from typing import Any
@@ -19,6 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+IGNORED = -100
+"""A target that is not counted, as in ``F.cross_entropy``."""
 CHUNK_BYTES = 2**23
 """Size of the logits buffer: small beside the activations, large enough for fast products."""
 GPU_CHUNK_BYTES = 2**28
@@ -64,61 +63,64 @@ class _LinearCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any,
-        x: Tensor,
-        weight: Tensor,
-        targets: Tensor,
-        ignore_index: int,
-        vocabulary: Vocabulary,
-    ) -> Tensor:
-        device, needs_grad = x.device.type, any(ctx.needs_input_grad)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, rows: Vocabulary) -> Tensor:
+        device = x.device.type
+        needs_grad = any(ctx.needs_input_grad)
         lower = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if lower else x.dtype
         wide = torch.promote_types(x.dtype, torch.float32)  # 16 bits are too few for a logarithm
-        counted = targets != ignore_index
-        n_counted = counted.sum().clamp(min=1)
-        places, owned = vocabulary.locate(targets, counted)
+
+        counted = targets != IGNORED
+        places, owned = rows.locate(targets, counted)
         total = x.new_zeros((), dtype=wide)
-        rows = chunk_rows(weight.shape[0], device)
+        size = chunk_rows(len(weight), device)
         with torch.autocast(device, enabled=False):
             matrix = weight.to(dtype)
-            vectors = vocabulary.gather(x)
+            vectors = rows.gather(x)
             grad_x = torch.empty_like(vectors) if needs_grad else None
             grad_weight = torch.zeros_like(weight, dtype=wide) if needs_grad else None
-            for start in range(0, vectors.shape[0], rows):
-                part = slice(start, start + rows)
-                place, here, counts = places[part, None], owned[part, None], counted[part, None]
+            for start in range(0, len(vectors), size):
+                part = slice(start, start + size)
+                place = places[part, None]
+                here = owned[part, None]
+                counts = counted[part, None]
+
                 chunk = vectors[part].to(dtype) * counts
-                log_p = vocabulary.log_softmax((chunk @ matrix.T).to(wide))  # (rows, vocab)
+                logits = (chunk @ matrix.T).to(wide)  # (size, vocab)
+                log_p = rows.log_softmax(logits)
                 total -= log_p.gather(1, place).where(here, 0).sum()
-                if needs_grad:  # d loss / d logits = softmax - one_hot(target)
-                    grad = log_p.exp_()
-                    grad.scatter_add_(1, place, -here.to(wide))
-                    grad = grad.to(dtype)
-                    grad_x[part] = grad @ matrix * counts  # 0 where not counted
-                    if dtype == wide:
-                        grad_weight.addmm_(grad.T, chunk)
-                    else:
-                        grad_weight += grad.T @ chunk
+                if not needs_grad:
+                    continue
+
+                # d loss / d logits = softmax - one_hot(target)
+                grad = log_p.exp_()
+                grad.scatter_add_(1, place, -here.to(wide))
+                grad = grad.to(dtype)
+                grad_x[part] = grad @ matrix * counts  # 0 where not counted
+                if dtype == wide:
+                    grad_weight.addmm_(grad.T, chunk)
+                else:
+                    grad_weight += grad.T @ chunk
             if needs_grad:
-                grad_x = vocabulary.scatter(grad_x)
+                grad_x = rows.scatter(grad_x)
                 grad_weight = grad_weight.to(weight.dtype)
+        n_counted = counted.sum().clamp(min=1)
         ctx.save_for_backward(grad_x, grad_weight, n_counted)
-        return vocabulary.total(total) / n_counted
+        return rows.total(total) / n_counted
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor) -> tuple[Tensor | None, ...]:
-        *grads, n_counted = ctx.saved_tensors
+        grad_x, grad_weight, n_counted = ctx.saved_tensors
         scale = grad_loss / n_counted
-        return *(grad * scale.to(grad.dtype) for grad in grads), None, None, None
+        grad_x = grad_x * scale.to(grad_x.dtype)
+        grad_weight = grad_weight * scale.to(grad_weight.dtype)
+        return grad_x, grad_weight, None, None
 
 
 def linear_cross_entropy(
     x: Tensor,
     weight: Tensor,
     targets: Tensor,
-    ignore_index: int = -100,
     vocabulary: Vocabulary = Vocabulary(),  # noqa: B008  (it holds nothing)
 ) -> Tensor:
     """Mean of -log softmax(x W^T)[target] in nats, equal to ``F.cross_entropy`` on full logits.
@@ -126,10 +128,9 @@ def linear_cross_entropy(
     Args:
         x: ``(positions, dim)``.
         weight: the output matrix, ``(vocab_size, dim)``.
-        targets: ``(positions,)`` int64.
-        ignore_index: targets with this value are not counted.
+        targets: ``(positions,)`` int64; -100 is not counted.
         vocabulary: for a matrix whose rows are divided over processes.
     """
     if not torch.is_grad_enabled():  # else the function would compute gradients that nobody reads
         x, weight = x.detach(), weight.detach()
-    return _LinearCrossEntropy.apply(x, weight, targets, ignore_index, vocabulary)
+    return _LinearCrossEntropy.apply(x, weight, targets, vocabulary)

@@ -39,13 +39,14 @@ def apply_rotary(x: Tensor, table: Tensor) -> Tensor:
     """
     wide = torch.promote_types(x.dtype, torch.float32)  # complex numbers need at least 32 bits
     pairs = x.to(wide).unflatten(-1, (-1, 2))  # (B, T, H, head_dim / 2, 2)
+    pairs = torch.view_as_complex(pairs)
     turns = torch.view_as_complex(table.to(wide))
-    turned = torch.view_as_complex(pairs) * turns.unsqueeze(-2)  # the same for every head
+    turned = pairs * turns.unsqueeze(-2)  # the same for every head
     return torch.view_as_real(turned).flatten(-2).type_as(x)
 
 
 def scaled_frequencies(config: ModelConfig) -> Tensor:
-    """Radians by which each pair of the model's heads turns from one position to the next.
+    """Radians by which each pair turns from one position to the next, ``(head_dim / 2,)`` float32.
 
     With f the plain frequencies and s the scaling's factor:
 
@@ -56,26 +57,26 @@ def scaled_frequencies(config: ModelConfig) -> Tensor:
       more than beta_fast times within the original context has seen all its angles and keeps f; one
       that turns less than beta_slow times gets f / s; between, the share falls linearly with the
       pair's number, bounds rounded outwards, as in the authors' and Hugging Face's code.
-
-    Returns:
-        ``(head_dim / 2,)`` float32.
     """
-    scaling = config.rope_scaling
+    scaling, head_dim = config.rope_scaling, config.head_dim
     if scaling is None or scaling.kind in ("ntk", "dynamic"):
-        return rotary_angles(config.head_dim, 2, config.rope_base)[1]
-    plain = rotary_angles(config.head_dim, 2, config.rope_theta)[1]
+        return rotary_angles(head_dim, 2, config.rope_base)[1]
+    plain = rotary_angles(head_dim, 2, config.rope_theta)[1]
     if scaling.kind == "linear":
         return plain / scaling.factor
 
     def pair_that_turns(times: float) -> float:
         """The i at which the original context is so many turns: L0 theta^(-2i/d) = 2 pi times."""
         turns = scaling.original_max_seq_len / (2 * math.pi * times)
-        return config.head_dim * math.log(turns) / (2 * math.log(config.rope_theta))
+        return head_dim * math.log(turns) / (2 * math.log(config.rope_theta))
 
-    first = max(0, math.floor(pair_that_turns(scaling.beta_fast)))
-    last = min(config.head_dim - 1, math.ceil(pair_that_turns(scaling.beta_slow)))
+    first = math.floor(pair_that_turns(scaling.beta_fast))
+    first = max(0, first)
+    last = math.ceil(pair_that_turns(scaling.beta_slow))
+    last = min(head_dim - 1, last)
     width = last - first or 0.001
-    slowed = ((torch.arange(config.head_dim // 2) - first) / width).clamp(0, 1)
+    pair = torch.arange(head_dim // 2)
+    slowed = ((pair - first) / width).clamp(0, 1)
     return plain / scaling.factor * slowed + plain * (1 - slowed)
 
 
@@ -97,6 +98,7 @@ def model_table(config: ModelConfig) -> Tensor:
     Scaling is part of the table, so that a position's turn never changes: keys may be kept.
     """
     positions = torch.arange(config.max_seq_len, dtype=torch.float32)
-    angles = torch.outer(positions, scaled_frequencies(config))
+    frequencies = scaled_frequencies(config)
+    angles = torch.outer(positions, frequencies)
     table = torch.stack((angles.cos(), angles.sin()), dim=-1)
     return table * attention_factor(config)

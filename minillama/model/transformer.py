@@ -7,7 +7,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from minillama.config import ModelConfig
-from minillama.errors import CheckpointError, DataError
+from minillama.errors import DataError
 from minillama.model.attention import Attention, Mix, causal_attention
 from minillama.model.feedforward import FeedForward
 from minillama.model.loss import linear_cross_entropy
@@ -98,20 +98,15 @@ class Llama(nn.Module):
     ) -> Tensor:
         """What the output matrix reads: embeddings, all blocks and the last norm.
 
-        Every way through the model is this one: a key-value cache, packed rows and pictures of
-        attention are each a ``mix`` of their own.
+        A key-value cache, packed rows and pictures of attention are each a ``mix`` of their own.
 
         Args:
-            tokens: ``(batch, seq)`` int64; or with positions and a mix any shape, such as rows of
-                different lengths end to end.
+            tokens: ``(batch, seq)`` int64; or any shape that the mix knows.
             mix: what attends in place of ``causal_attention``.
-            positions: where the tokens stand, of their shape or ``(seq,)``; 0, 1, ... without it.
+            positions: of the tokens, ``(seq,)`` or of their shape; 0, 1, ... without it.
 
         Returns:
             ``(batch, seq, dim)``.
-
-        Raises:
-            DataError: the sequence is longer than the context.
         """
         seq, context = tokens.shape[-1], self.config.max_seq_len
         if positions is None and seq > context:
@@ -126,23 +121,5 @@ class Llama(nn.Module):
         return self.norm(x)
 
     def loss(self, x: Tensor, targets: Tensor) -> Tensor:
-        """Mean cross-entropy in nats of the next token, without the full table of logits.
-
-        Args:
-            x: the last norm's output, ``(batch, seq, dim)``.
-            targets: ``(batch, seq)`` int64; -100 is not counted.
-        """
+        """Mean cross-entropy in nats of hidden states ``x`` and the ``targets`` of ``forward``."""
         return linear_cross_entropy(x.flatten(0, 1), self.output.weight, targets.flatten())
-
-
-def check_weights(model: Llama) -> None:
-    """Raise ``CheckpointError`` naming the first weight that is NaN or infinite.
-
-    The output need not show it: torch's attention on the CPU takes a score that is NaN for 0.
-    """
-    for name, weight in model.state_dict().items():
-        if bad := weight.numel() - int(weight.isfinite().sum()):
-            raise CheckpointError(
-                f"'{name}' has {bad} of {weight.numel()} numbers that are NaN or infinite",
-                "take an earlier checkpoint, or another dtype",
-            )

@@ -35,7 +35,7 @@ COLUMN_WISE = ("wq", "wk", "wv", "w1", "w3", "output")
 
 @dataclass(frozen=True)
 class Collective:
-    """One message of a group of processes to itself."""
+    """One collective call: its kind, size and group."""
 
     kind: str
     """all-gather, reduce-scatter, all-reduce, all-to-all or broadcast."""
@@ -57,8 +57,9 @@ def totals(collectives: Iterable[Collective]) -> dict[tuple[str, str], tuple[int
     """``(axis, kind)`` to how often it happened, and the bytes that a process sent for it."""
     sums: dict[tuple[str, str], tuple[int, int]] = {}
     for one in collectives:
-        times, sent = sums.get((one.axis, one.kind), (0, 0))
-        sums[one.axis, one.kind] = times + 1, sent + one.sent
+        key = one.axis, one.kind
+        times, sent = sums.get(key, (0, 0))
+        sums[key] = times + 1, sent + one.sent
     return dict(sorted(sums.items()))
 
 
@@ -215,11 +216,7 @@ def counted_bytes(mesh: DeviceMesh | None = None) -> Iterator[list[Collective]]:
 class _Count(TorchDispatchMode):
     """Looks at each operation on its way, after DTensor has resolved it into plain ones."""
 
-    KINDS = {
-        "allgather": "all-gather", "all_gather": "all-gather", "allreduce": "all-reduce",
-        "all_reduce": "all-reduce", "reduce_scatter": "reduce-scatter", "broadcast": "broadcast",
-        "alltoall": "all-to-all", "all_to_all": "all-to-all",
-    }  # fmt: skip
+    KINDS = ("all-gather", "all-reduce", "reduce-scatter", "broadcast", "all-to-all")
 
     def __init__(self, found: list[Collective], axes: dict[tuple[int, ...], str]) -> None:
         super().__init__()
@@ -228,12 +225,18 @@ class _Count(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if DTensor in types:
             return NotImplemented
+        kwargs = kwargs or {}
         namespace, _, name = getattr(func, "_schema", func).name.partition("::")
-        kind = next((k for start, k in self.KINDS.items() if name.strip("_").startswith(start)), "")
-        if namespace in ("c10d", "_c10d_functional") and kind:
-            seen = _collective(kind, args, kwargs or {}, self.axes)
-            self.found += [seen] * (seen.processes > 1)
-        return func(*args, **(kwargs or {}))
+        if namespace in ("c10d", "_c10d_functional"):
+            letters = name.replace("_", "")  # allgather_, all_gather_into_tensor, ...
+            for kind in self.KINDS:
+                if letters.startswith(kind.replace("-", "")):
+                    self._note(_collective(kind, args, kwargs, self.axes))
+        return func(*args, **kwargs)
+
+    def _note(self, collective: Collective) -> None:
+        if collective.processes > 1:
+            self.found.append(collective)
 
 
 def _collective(
@@ -243,19 +246,23 @@ def _collective(
 
     Of c10d: outputs before inputs, and a group object. Of functional ones: inputs, a group's name.
     """
-    everything = (*args, *kwargs.values())
-    names = [value for value in everything if isinstance(value, str)]
-    objects = [value for value in everything if isinstance(value, torch.ScriptObject)]
-    groups = [o for o in objects if "ProcessGroup" in str(o._type())]
-    group = dist.ProcessGroup.unbox(groups[0]) if groups else _resolve_process_group(names[-1])
-    size = group.size()
-    first, second = (_bytes(value) for value in (*args, None)[:2])
-    if kind in ("all-reduce", "broadcast"):
-        payload = first
-    elif groups:  # outputs, inputs
-        payload = {"all-gather": first, "reduce-scatter": second, "all-to-all": first * size}[kind]
+    name, boxed = None, None
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, str):
+            name = value
+        elif isinstance(value, torch.ScriptObject) and "ProcessGroup" in str(value._type()):
+            boxed = value
+    of_c10d = boxed is not None
+    group = dist.ProcessGroup.unbox(boxed) if of_c10d else _resolve_process_group(name)
+    size, inputs = group.size(), _bytes(args[0])
+    if of_c10d and kind == "all-gather":
+        payload = inputs  # its outputs, really
+    elif of_c10d and kind == "reduce-scatter":
+        payload = _bytes(args[1])
+    elif kind in ("all-gather", "all-to-all"):
+        payload = inputs * size
     else:
-        payload = first if kind == "reduce-scatter" else first * size
+        payload = inputs
     return Collective(kind, payload, size, axes.get(_ranks(group), "replicate"))
 
 

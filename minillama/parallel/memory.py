@@ -15,14 +15,8 @@ from minillama.config import ModelConfig
 from minillama.efficient.recompute import Recompute
 from minillama.errors import ConfigError
 from minillama.model.loss import chunk_rows
-from minillama.paper import (
-    KG_CO2EQ_PER_KWH,
-    PARAMETERS,
-    PUE,
-    SPEED,
-    TABLE2,
-    TABLE15,
-)
+from minillama.paper import KG_CO2EQ_PER_KWH, PARAMETERS, PUE, SPEED, TABLE2, TABLE15
+from minillama.tables import text_table
 
 Kept = Recompute | Literal["by_hand"]
 """What decides how much of a block's forward waits for its backward."""
@@ -165,14 +159,12 @@ def memory_per_gpu(
     """Bytes on each GPU at the highest moment of a step, by what they hold.
 
     Weights are float32: 4 bytes a parameter, 4 for its gradient, 8 for Adam's two moments. Tensor
-    parallelism (with ``sequence``) divides everything by its degree; sharding (FSDP)
-    divides those 16 bytes by all GPUs. In exchange it gathers copies in the dtype of the products:
-    all along those of the embeddings and the output with its gradient; layer by layer the weights
-    of the layer in use and of the next, one of them twice while it arrives, and the gradients of
-    one, which are sent from a float32 buffer when that layer's activations are gone.
-    With ``gather = "step"`` copies and sums of gradients are those of the whole model. Without
-    sharding, or on one GPU, the whole model is copied unless products are float32, and the new
-    gradients of a layer stand beside their sum.
+    parallelism (with ``sequence``) divides everything by its degree, sharding (FSDP) those 16 bytes
+    by all GPUs. In exchange it gathers copies in the dtype of the products: all along those of the
+    embeddings and the output with its gradient; of layers the one in use and the next, one of them
+    twice while it arrives, and the gradients of one in float32. With ``gather = "step"`` they are
+    those of the whole model. Without sharding the whole model is copied unless products are
+    float32, and the new gradients of a layer stand beside their sum.
 
     With several ``passes`` (micro-batches) in a step, the sums of gradients are there while the
     activations are. With one, gradients come as activations go: the highest moment is either the
@@ -297,22 +289,25 @@ class Plan:
             "MWh": _short(self.mwh),
             "tCO2eq": _short(self.tco2eq),
         }
-        head = f"{'':<20}{'estimate':>16}"
-        head += f"  {'the paper (A100-80GB)':>22}" if paper else ""
-        lines = [f"{self.name} on {self.gpus:,} x {self.gpu}", head]
-        lines += [f"{k:<20}{v:>16}  {paper.get(k, ''):>22}".rstrip() for k, v in estimate.items()]
+        rows = [[name, value, paper.get(name)] for name, value in estimate.items()]
+        header = ["", "estimate", "the paper (A100-80GB)" if paper else None]
+        lines = [f"{self.name} on {self.gpus:,} x {self.gpu}", text_table(header, rows)]
         lines += ["FLOP per token = 6 N + 12 L d T / 2; MFU is assumed, the rest follows."]
-        lines += ["* follows from the GPU-hours of Table 15."] * bool(paper)
-        lines += ["", "memory of each GPU at the highest moment of a step, GiB"]
+        if paper:
+            lines += ["* follows from the GPU-hours of Table 15."]
+        lines += ["", "memory of each GPU at the highest moment of a step"]
         if self.accumulation == 1:
             lines += ["(when the backward begins: most gradients come as activations go)"]
-        lines += [f"{name:<20}{size / GIB:>16.3g}" for name, size in self.memory.items()]
+        rows = [[name, f"{size / GIB:.3g}", None] for name, size in self.memory.items()]
         total, limit = sum(self.memory.values()) / GIB, GPUS[self.gpu].memory
-        lines += [f"{'together':<20}{total:>16.3g}  of {limit:g}"]
-        lines += [f"{'passes a step':<20}{self.accumulation:>16,}"]
+        rows += [["together", f"{total:.3g}", f"of {limit:g}"]]
+        rows += [["passes a step", f"{self.accumulation:,}", None]]
+        lines.append(text_table(["", "GiB", None], rows))
         if not self.fits:
-            lines += ["It does not fit: use more GPUs, --recompute full, --tensor-parallel 8 or a "
-                      "smaller --micro-batch."]  # fmt: skip
+            lines += [
+                "It does not fit: use more GPUs, --recompute full, --tensor-parallel 8 or a "
+                "smaller --micro-batch."
+            ]
         return "\n".join(lines)
 
     __str__ = render

@@ -10,13 +10,12 @@ The processes of a run are laid out as a box of ``replicate`` x ``shard`` x ``te
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from minillama.config import ModelConfig
 from minillama.errors import ConfigError
-
-if TYPE_CHECKING:
-    from torch.distributed.device_mesh import DeviceMesh
 
 AXES = ("replicate", "shard", "tensor")
 
@@ -94,11 +93,9 @@ def divisors(counts: list[int]) -> list[int]:
     return [n for n in range(1, min(counts) + 1) if not any(count % n for count in counts)]
 
 
-def build_mesh(config: ParallelConfig, world_size: int, device_type: str) -> "DeviceMesh":
+def build_mesh(config: ParallelConfig, world_size: int, device_type: str) -> DeviceMesh:
     """The processes as a mesh with the dimensions ``AXES``. All of them must call it.
 
     Rank r has the coordinates (r // tensor // shard, r // tensor % shard, r % tensor).
     """
-    from torch.distributed.device_mesh import init_device_mesh
-
     return init_device_mesh(device_type, config.shape(world_size), mesh_dim_names=AXES)

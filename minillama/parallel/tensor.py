@@ -204,4 +204,4 @@ def _split_loss(model: Llama, exchange: TensorGroup, x: Tensor, targets: Tensor)
     """
     weight = exchange.piece(model.output.weight)
     vocabulary = SplitVocabulary(exchange, len(x), len(weight))
-    return linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), -100, vocabulary)
+    return linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), vocabulary)

@@ -8,7 +8,7 @@ that was stopped goes on where it was.
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -120,12 +120,15 @@ def fingerprint(
     sources: Path, downloads: Path, own_texts: Path | None, settings: tuple[Any, ...]
 ) -> str:
     """What the corpus depends on: packages, versions, settings, benchmarks, texts of the user's."""
-    files = [(path, downloads) for paths in local_files(downloads).values() for path in paths]
-    if own_texts:
-        files += [(path, own_texts) for path in sorted(own_texts.rglob("*.txt")) if path.is_file()]
-    contents = [(str(path.relative_to(folder)), sha256(path)) for path, folder in files]
-    parts = [load_sources(sources), settings, recipe_versions(), contents]
-    return hashlib.sha256(repr(parts).encode(errors="replace")).hexdigest()
+    parts = [load_sources(sources), settings, recipe_versions()]
+    for paths in local_files(downloads).values():
+        parts += [(path.name, sha256(path)) for path in paths]
+    for path in sorted(own_texts.rglob("*.txt")) if own_texts else ():
+        if path.is_file():
+            name = str(path.relative_to(own_texts))
+            parts.append((name, sha256(path)))
+    content = repr(parts).encode(errors="replace")
+    return hashlib.sha256(content).hexdigest()
 
 
 def _build(
@@ -190,11 +193,12 @@ def finish_corpus(
     folder: Path, files: dict[str, dict[str, TokenFile]], manifest: dict[str, Any]
 ) -> dict[str, Any]:
     """Add the digest of all indexes and write the manifest: from now on the corpus is there."""
-    corpus = Corpus(folder, files["train"], files["valid"], manifest["weights"], manifest)
-    manifest = manifest | {"data_sha256": corpus.fingerprint}
-    write_json(folder / "manifest.json", manifest)
+    train, valid = (files[split] for split in SPLITS)
+    corpus = Corpus(folder, train, valid, manifest["weights"], manifest)
+    finished = {**manifest, "data_sha256": corpus.fingerprint}
+    write_json(folder / "manifest.json", finished)
     remove(folder / "work")
-    return manifest
+    return finished
 
 
 def describe(manifest: dict[str, Any], budget: int) -> str:
@@ -283,6 +287,10 @@ def encode_split(folder: Path, name: str, split: str, model: bytes) -> None:
     if stem.with_name(f"{stem.name}.json").exists():
         return
     tokenizer = Tokenizer(model)
-    texts = (record["text"] for record in read_documents(folder / f"text/{name}.{split}.jsonl"))
-    documents = ((tokenizer.encode(t, bos=True, eos=True), len(t.encode())) for t in texts)
-    write_tokens(stem, documents, tokenizer.vocab_size)
+
+    def encode_documents() -> Iterator[tuple[list[int], int]]:
+        for record in read_documents(folder / f"text/{name}.{split}.jsonl"):
+            ids = tokenizer.encode(record["text"], bos=True, eos=True)
+            yield ids, len(record["text"].encode())
+
+    write_tokens(stem, encode_documents(), tokenizer.vocab_size)

@@ -1,124 +1,26 @@
-"""The recipes on datatrove's engines (Penedo et al., 2024): this machine, Slurm, or Ray.
+"""The recipes on datatrove's engines: this machine, Slurm, or Ray.
 
 The steps are those of the built-in build (``recipes``), and so are the results: the lines of all
-files written here, sorted, are those of the built-in runner, sorted. What changes is who runs them:
-
-- A recipe is cut into stages. Steps that look at one document alone are split among as many tasks
-  as there are machines to take them, and so is deduplication by hashes (``trove_hashes``); a step
-  that must see all documents of the slice otherwise is one task.
-- A task reads neighboring files and writes one file of documents for each, whole or not at all;
-  so what is in order stays so, and an interrupted run goes on with the tasks that are not done.
-- Stages wait for each other through datatrove's ``depends``, on a cluster as well.
+files written here, sorted, are those of the built-in runner, sorted. What changes is who runs them
+(``datatrove_steps``). Stages wait for each other through datatrove's ``depends``, on a cluster too.
 """
 
 import importlib.util
 import shutil
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 from tyro.conf import Positional
 
-from minillama.corpus.document import Document, no_surrogates
-from minillama.corpus.pipeline import Step, StepContext, load_documents
-from minillama.corpus.recipes import READERS, RECIPES, SIZES
+from minillama.corpus.pipeline import Step, StepContext
+from minillama.corpus.recipes import READERS, RECIPES, SIZES, recipe_versions
 from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
-from minillama.corpus.statistics import StepStats
-from minillama.corpus.warc import crawled_pages
 from minillama.errors import ConfigError, DataError, nearest
 from minillama.files import read_json, write_json
-from minillama.scale.clean import Task, tasks_of
-
-
-@dataclass(frozen=True)
-class Packages:
-    """The pinned packages of a slice, each of which is one file."""
-
-    around: StepContext
-    tasks: tuple[Task, ...]
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    def documents(self, number: int, row: StepStats) -> Iterator[Document]:
-        """What one of them holds, before any step."""
-        return self.tasks[number].documents(self.around, row)
-
-
-@dataclass(frozen=True)
-class Files:
-    """Files in a folder, such as the crawl's, all for one reader."""
-
-    folder: Path
-    slice: str
-    reader: str
-    names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def documents(self, number: int, row: StepStats) -> Iterator[Document]:
-        """What one of them holds, before any step; what cannot be read is counted."""
-        name, skipped = self.names[number], Counter()
-        with open(self.folder / name, "rb") as file:
-            texts = (
-                crawled_pages(file, skipped) if self.reader == "crawl"  # too large for memory
-                else READERS[self.reader]([(name, file.read())], skipped)
-            )  # fmt: skip
-            for place, text in texts:
-                place = f"{name}#{place}" if self.reader == "crawl" else place
-                text, place = no_surrogates(text), no_surrogates(place)
-                yield Document(text, self.slice, self.folder.name, place)
-        for reason, count in skipped.items():
-            row.drop(reason, count)
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What an earlier stage wrote."""
-
-    folder: Path
-    count: int
-
-    def __len__(self) -> int:
-        return self.count
-
-    def documents(self, number: int, row: StepStats) -> Iterator[Document]:
-        """The documents of one part."""
-        return load_documents(part_path(self.folder, number))
-
-
-Inputs = Packages | Files | Parts
-
-
-def part_path(folder: Path, number: int) -> Path:
-    """A part's file."""
-    return folder / f"{number:05d}.jsonl"
-
-
-def share(count: int, rank: int, world_size: int) -> range:
-    """The neighboring parts that a task does: all parts are done, once, in order of the tasks."""
-    return range(count * rank // world_size, count * (rank + 1) // world_size)
-
-
-def stages(steps: Sequence[Step]) -> list[tuple[Step, ...]]:
-    """A recipe's steps in stages: those that look at one document alone together, each other one by
-    itself."""
-    found: list[tuple[Step, ...]] = []
-    for step in steps:
-        if found and not in_one_task([*found[-1], step]):
-            found[-1] += (step,)
-        else:
-            found.append((step,))
-    return found or [()]
-
-
-def in_one_task(stage: Sequence[Step]) -> bool:
-    """Whether a stage cannot be split."""
-    return any(step.ordered or step.fitted for step in stage)
+from minillama.scale.clean import tasks_of
 
 
 @dataclass(frozen=True)
@@ -142,7 +44,8 @@ class Engine:
     """The command that makes minillama's environment active in a Slurm job."""
 
     def __post_init__(self) -> None:
-        if self.tasks < 1 or self.memory_gb < 1 or (self.workers < 1 and self.workers != -1):
+        positive = self.tasks > 0 and self.memory_gb > 0
+        if not positive or (self.workers < 1 and self.workers != -1):
             raise ConfigError("tasks, workers and memory_gb must be above 0")
         if self.executor == "slurm" and not self.partition:
             raise ConfigError("Slurm needs a partition", "add --partition NAME")
@@ -154,30 +57,38 @@ class Engine:
         if self.executor == "ray" and not importlib.util.find_spec("ray"):
             raise ConfigError("Ray is not installed", "install ray, and start or join a cluster")
 
+    def make(self, pipeline: list[Any], tasks: int, logs: Path, after: Any) -> Any:
+        """datatrove's executor of one stage, to be run after another."""
+        from datatrove.executor import RayPipelineExecutor, SlurmPipelineExecutor
+
+        from minillama.scale.datatrove_steps import LocalExecutor
+
+        common = {
+            "pipeline": pipeline,
+            "tasks": tasks,
+            "workers": self.workers if self.workers == -1 else min(self.workers, tasks),
+            "logging_dir": str(logs),
+            "depends": after,
+        }
+        if self.executor == "local":
+            return LocalExecutor(**common)
+        if self.executor == "ray":
+            return RayPipelineExecutor(**common, mem_per_cpu_gb=self.memory_gb)
+        return SlurmPipelineExecutor(
+            **common,
+            mem_per_cpu_gb=self.memory_gb,
+            partition=self.partition,
+            qos=self.qos,
+            time=self.time,
+            env_command=self.activate or None,
+            job_name=f"minillama-{logs.name}",
+        )
+
 
 ON_THIS_MACHINE = Engine()
 
 
-def inputs_of(
-    slice_name: str, around: StepContext, recipe: str, folder: Path | None, reader: str
-) -> Inputs:
-    """A folder's files, or the packages of a slice."""
-    if recipe not in SIZES:
-        raise ConfigError(f"there is no recipe '{recipe}'", nearest(recipe, SIZES))
-    if around.wikipedia and not around.wikipedia.is_file():
-        raise DataError(f"{around.wikipedia} does not exist", "name a file of JSON lines")
-    if slice_name not in RECIPES:
-        raise ConfigError(f"there is no slice '{slice_name}'", nearest(slice_name, RECIPES))
-    if folder is None:
-        tasks = tasks_of(load_sources(around.sources), recipe, None)
-        return Packages(around, tuple(task for task in tasks if task.slice == slice_name))
-    if reader not in READERS:
-        raise ConfigError(f"there is no reader '{reader}'", nearest(reader, READERS))
-    paths = sorted(path for path in folder.rglob("*") if path.is_file())
-    return Files(folder, slice_name, reader, tuple(str(p.relative_to(folder)) for p in paths))
-
-
-def run_trove(
+def run_datatrove(
     slice: Positional[str],
     output: Positional[Path],
     engine: Annotated[Engine, tyro.conf.arg(name="")] = ON_THIS_MACHINE,
@@ -208,30 +119,76 @@ def run_trove(
         ConfigError: an unknown slice or reader, or an engine that is not there.
         DataError: there is nothing to read, or the output is of other settings.
     """
-    output = output.resolve()  # the tasks may run elsewhere
-    wikipedia, folder = (path and path.resolve() for path in (wikipedia, folder))
-    around = StepContext(sources.resolve(), downloads.resolve(), wikipedia)
-    inputs = inputs_of(slice, around, recipe, folder, reader)
     if not importlib.util.find_spec("datatrove"):
-        told = "datatrove is not installed"
-        raise ConfigError(told, "install minillama with its extra: minillama[datatrove]")
-    from minillama.scale.datatrove_engines import executors, slurm_script
-    from minillama.scale.datatrove_watch import run_watched
-
-    made = executors(inputs, RECIPES[slice], around, output, engine)
-    plan = [f"{stage.tasks} tasks: " + ", ".join(step.name for step in stage.pipeline)
-            for stage in made]  # fmt: skip
+        hint = "install minillama with its extra: minillama[datatrove]"
+        raise ConfigError("datatrove is not installed", hint)
+    # What is read and done. The tasks may run elsewhere, so all paths are absolute.
+    output = output.resolve()
+    wikipedia, folder = (path and path.resolve() for path in (wikipedia, folder))
+    context = StepContext(sources.resolve(), downloads.resolve(), wikipedia)
+    parts = find_parts(slice, context, recipe, folder, reader)
+    executors = make_executors(parts, RECIPES[slice], context, output, engine)
+    lines = [
+        f"{executor.tasks} tasks: " + ", ".join(step.name for step in executor.pipeline)
+        for executor in executors
+    ]
     if dry_run:
-        scripts = [slurm_script(stage) for stage in made] if engine.executor == "slurm" else []
-        return "\n".join([*plan, *scripts])
+        scripts = map(slurm_script, executors) if engine.executor == "slurm" else ()
+        return "\n".join([*lines, *scripts])
+
+    # Run it, unless the folder is of other settings.
     engine.check()
-    wanted = [repr(inputs), repr(RECIPES[slice]), repr(around)]
-    if (output / "plan.json").exists() and read_json(output / "plan.json") != wanted:
+    plan = [repr(parts), repr(RECIPES[slice]), repr(context), repr(recipe_versions())]
+    if (output / "plan.json").exists() and read_json(output / "plan.json") != plan:
         raise DataError(f"{output} was made with other settings", "choose another folder")
-    write_json(output / "plan.json", wanted)
-    if engine.executor == "local" and engine.workers > 1:
-        run_watched(made[-1].run)
-    else:
-        made[-1].run()
+    write_json(output / "plan.json", plan)
+    executors[-1].run()
     done = "handed to Slurm, to write" if engine.executor == "slurm" else "written"
-    return "\n".join([*plan, f"{done}: {output / 'clean'}"])
+    return "\n".join([*lines, f"{done}: {output / 'clean'}"])
+
+
+def find_parts(
+    slice_name: str, context: StepContext, recipe: str, folder: Path | None, reader: str
+) -> list[Any]:
+    """A folder's files, or the packages of a slice. Raises as ``run_datatrove`` does."""
+    from minillama.scale.datatrove_steps import FilePart
+
+    known = (("recipe", recipe, SIZES), ("slice", slice_name, RECIPES), ("reader", reader, READERS))
+    for kind, name, names in known:
+        if name not in names:
+            raise ConfigError(f"there is no {kind} '{name}'", nearest(name, names))
+    if context.wikipedia and not context.wikipedia.is_file():
+        raise DataError(f"{context.wikipedia} does not exist", "name a file of JSON lines")
+    if folder is None:
+        tasks = tasks_of(load_sources(context.sources), recipe, None)
+        parts = [task for task in tasks if task.slice == slice_name]
+    else:
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        names = [str(path.relative_to(folder)) for path in paths]
+        parts = [FilePart(folder, name, slice_name, reader) for name in names]
+    if not parts:
+        raise DataError("there is no file to read", "name another slice, or a folder of files")
+    return parts
+
+
+def make_executors(
+    parts: list[Any], steps: Sequence[Step], context: StepContext, output: Path, engine: Engine
+) -> list[Any]:
+    """datatrove's executors of a recipe's stages, each of which waits for the one before it."""
+    from minillama.scale.datatrove_steps import plan_stages
+
+    executors: list[Any] = []
+    stages = plan_stages(parts, steps, context, output, engine.tasks)
+    for number, (pipeline, tasks) in enumerate(stages):
+        logs = output / "logs" / f"{number:02d}-of-{tasks}-tasks"
+        after = executors[-1] if executors else None
+        executors.append(engine.make(pipeline, tasks, logs, after))
+    return executors
+
+
+def slurm_script(executor: Any) -> str:
+    """The batch script of a stage, as it would be handed to ``sbatch``."""
+    arguments = executor.get_sbatch_args(executor.tasks)
+    program = executor.logging_dir.resolve_paths("executor.pik")
+    command = f"srun -l launch_pickled_pipeline {program}"
+    return executor.get_launch_file_contents(arguments, command)

@@ -9,9 +9,6 @@ come from the configuration.
 
 import os
 import warnings
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,7 @@ from torch import Tensor
 from torch.distributed import checkpoint as dcp
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
 from torch.distributed.tensor import DTensor
-from torch.utils._pytree import tree_map_only
+from typing_extensions import override
 
 from minillama.errors import CheckpointError
 from minillama.files import atomic_path, remove, sha256, write_json
@@ -31,70 +28,44 @@ from minillama.train import checkpoint
 from minillama.train.backend import LocalBackend
 
 
-class Saver:
-    """Writes the checkpoints of a run, if asked while training goes on.
+class Saver(checkpoint.LocalSaver):
+    """Writes the checkpoints of a run on many processes.
 
-    All ranks call ``save`` and ``wait`` at the same steps. In the background at most one checkpoint
-    is being written, from a copy in the CPU's memory; a failure is raised by the next call.
+    All ranks call ``save`` and ``wait`` at the same steps; a failure is raised on all of them.
 
     Args:
         run: the run folder.
         keep: steps whose checkpoints are kept for good.
         world: with a mesh every rank writes its shards, otherwise the first rank writes all.
-        background: return as soon as the copy is made.
+        background: return as soon as a copy is made.
     """
 
     def __init__(
         self, run: Path, keep: set[int], world: LocalBackend, background: bool = False
     ) -> None:
-        self.run, self.keep, self.world, self.background = run, keep, world, background
+        super().__init__(run, keep, background)
+        self.world = world
         # A group of its own: two threads must not talk at once over the same connections.
         self._group = dist.new_group(backend="gloo") if world.mesh else None
-        self._executor = ThreadPoolExecutor(1)
-        self._writing: Future[None] | None = None
 
-    def save(
-        self, step: int, model: Llama, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-    ) -> None:
-        """Write the checkpoint of ``step`` and delete those that are no longer needed.
-
-        Raises:
-            CheckpointError: it, or the one before in the background, could not be written.
-        """
-        self.wait()
-        tensors: tuple[dict[str, Any], ...]
+    @override
+    def collect(self, model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
         if self.world.mesh:
-            tensors = (named_tensors(model, optimizer),)
-            write = partial(save_shards, group=self._group)
+            return named_tensors(model, optimizer)
+        return super().collect(model, optimizer) if self.world.is_main else {}
+
+    @override
+    def write(self, step: int, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+        if self.world.mesh:
+            save_shards(self.run, step, tensors, state, self._group)
+            if self.world.is_main:
+                checkpoint.prune(self.run, self.keep)
         elif self.world.is_main:
-            tensors = model.state_dict(), optimizer.state_dict()
-            write = checkpoint.write
-        else:
-            return
-        if self.background:
-            tensors = tree_map_only(Tensor, copy_to_cpu, tensors)
-            self._writing = self._executor.submit(self._write, write, step, *tensors, state)
-        else:
-            self._write(write, step, *tensors, state)
+            super().write(step, tensors, state)
 
-    def _write(self, write: Callable[..., Path], *args: Any) -> None:
-        write(self.run, *args)
-        if self.world.is_main:
-            checkpoint.prune(self.run, self.keep)
-
-    @property
-    def failed(self) -> bool:
-        """Whether the checkpoint in the background could not be written, as far as is known."""
-        writing = self._writing
-        return writing is not None and writing.done() and writing.exception() is not None
-
+    @override
     def wait(self) -> None:
-        """Return when nothing is being written any more.
-
-        Raises:
-            CheckpointError: it could not be written, on whatever rank.
-        """
-        if not self.background:
+        if self._executor is None:
             return
         error = self._writing.exception() if self._writing else None
         self._writing = None
@@ -117,11 +88,6 @@ def gather(value: Any) -> list[Any]:
     values = [None] * dist.get_world_size()
     dist.all_gather_object(values, value)
     return values
-
-
-def copy_to_cpu(tensor: Tensor) -> Tensor:
-    """A copy of a tensor, of a DTensor's local part, in the CPU's memory."""
-    return tensor.detach().to("cpu", copy=True)
 
 
 def named_tensors(model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -148,7 +114,10 @@ class ShardWriter(dcp.HuggingFaceStorageWriter):
     def __init__(self, target: Path, names: list[str], state: dict[str, Any]) -> None:
         self.target, self.state = target, state
         self.tmp = target.with_name(f".{target.name}.written.tmp")
-        files = {name: 2 if name.startswith(checkpoint.OPTIMIZER) else 1 for name in names}
+        files = dict.fromkeys(names, 1)
+        for name in names:
+            if name.startswith(checkpoint.OPTIMIZER):
+                files[name] = 2
         super().__init__(str(self.tmp), files, save_distributed=True)
 
     def prepare_global_plan(self, plans: list[dcp.SavePlan]) -> list[dcp.SavePlan]:
@@ -160,12 +129,14 @@ class ShardWriter(dcp.HuggingFaceStorageWriter):
     def write_data(self, plan: dcp.SavePlan, planner: dcp.SavePlanner) -> torch.futures.Future:
         """Write this rank's files; the future has their names and digests."""
         written = super().write_data(plan, planner).wait()
-        names = {result.storage_data.relative_path for result in written}
+        digests = {}
+        for name in {result.storage_data.relative_path for result in written}:
+            digests[name] = sha256(self.tmp / name)
         future: torch.futures.Future = torch.futures.Future()
-        future.set_result([(name, sha256(self.tmp / name)) for name in names])
+        future.set_result(digests)
         return future
 
-    def finish(self, metadata: dcp.Metadata, results: list[list[tuple[str, str]]]) -> None:
+    def finish(self, metadata: dcp.Metadata, results: list[dict[str, str]]) -> None:
         """Write state and manifest, and give the folder its name, on the first rank."""
         write_json(self.tmp / "state.json", self.state)
         digests = {"state.json": sha256(self.tmp / "state.json")}

@@ -7,9 +7,10 @@ tensors, of which each operation computes shape, type and size but no numbers.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,14 +20,16 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.distributed.tensor import DTensor
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
+from minillama.corpus.token_files import open_corpus
 from minillama.efficient.memory_mode import MemoryMode
-from minillama.errors import ConfigError
+from minillama.errors import ConfigError, DataError
 from minillama.model import Llama
 from minillama.parallel.communication import Collective, counted_bytes, step_traffic, totals
 from minillama.parallel.memory import GIB, GPUS, flops_per_token, memory_per_gpu
 from minillama.parallel.mesh import AXES, build_mesh, check_mesh
 from minillama.scale.launcher import launch
 from minillama.scale.runtime import DistributedBackend
+from minillama.tables import text_table
 from minillama.train.config import TrainConfig, preset_world
 from minillama.train.loop import backward
 from minillama.train.optimizer import build_optimizer
@@ -55,6 +58,10 @@ class Rank:
     peak: int
     """Bytes in use at once during forward and backward, when Adam's moments rest."""
     sent: list[Collective]
+
+    def bytes_sent(self, key: tuple[str, str]) -> int:
+        """Bytes sent along an axis of the mesh by one kind of collective."""
+        return totals(self.sent).get(key, (0, 0))[1]
 
 
 @dataclass(frozen=True)
@@ -120,39 +127,50 @@ class DryRun:
         mesh = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, self.mesh, strict=True))
         each = "each" if self.mesh[2] == 1 else f"each {self.mesh[2]} together"
         need, room = sum(self.memory.values()) / GIB, GPUS[GPU].memory
+        sequences = "1 sequence" if self.sequences == 1 else f"{self.sequences} sequences"
+        passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
         return [
             f"{self.world:,} x {GPU}, {mesh}: {need:.0f} of {room} GiB used.",
-            f"{count(self.sequences, 'sequence', 'sequences')} a step on {each}, "
-            f"in {count(self.passes, 'pass', 'passes')} of {self.micro_batch}; "
+            f"{sequences} a step on {each}, in {passes} of {self.micro_batch}; "
             f"{self.days:.1f} days at {MFU:.0%} of peak.",
         ]
 
     def render(self) -> str:
         """The summary, then what each simulated rank holds and sends."""
-        config, ranks = self.config, self.ranks
-        blank = [""] * len(ranks)
-        lines = [
-            f"{config.name}: {config.model.num_parameters():,} parameters on", *self.summary(),
-            f"{config.batch_tokens:,} tokens a step, {config.total_steps:,} steps.", "",
-            row("", *(f"rank {rank.rank:,}" for rank in ranks)),
-            row(" x ".join(AXES), *(" x ".join(map(str, rank.place)) for rank in ranks)),
-            row("parameters held", *(f"{rank.parameters:,}" for rank in ranks)),
-            "", row("shards", *blank, "whole"),
-        ]  # fmt: skip
-        for name, (whole, _) in ranks[0].shards.items():
-            lines.append(row(name, *(shape(rank.shards[name][1]) for rank in ranks), shape(whole)))
-        after = ["after the step"] * len(ranks)
-        lines += ["", row("memory, GiB", *after, "at the peak")]
+        rows: list[list[str]] = []
+
+        def add(name: str, of_rank: Callable[[Rank], str] = lambda _: "", last: str = "") -> None:
+            rows.append([name, *map(of_rank, self.ranks), last])
+
+        add(" x ".join(AXES), lambda rank: times(rank.place))
+        add("parameters held", lambda rank: f"{rank.parameters:,}")
+        add("")
+        add("shards", last="whole")
+        for name, (whole, _) in self.ranks[0].shards.items():
+            add(name, lambda rank, name=name: times(rank.shards[name][1]), times(whole))
+        add("")
+        add("memory, GiB", lambda _: "after the step", "at the peak")
         for name, size in self.memory.items():
-            lines.append(row(name, *(gib(rank.held.get(name)) for rank in ranks), gib(size)))
-        resting = self.memory["Adam's moments"]
-        lines.append(row("peak without moments", *(gib(rank.peak) for rank in ranks),
-                         gib(sum(self.memory.values()) - resting)))  # fmt: skip
-        lines += ["", row("sent in a step, GiB", *blank, "calculated")]
-        columns = [totals(rank.sent) for rank in ranks] + [totals(self.traffic)]
-        for key in sorted(set().union(*columns)):
-            lines.append(row(" ".join(key), *(gib(sums.get(key, (0, 0))[1]) for sums in columns)))
-        lines.append(row("collectives", *(f"{len(rank.sent):,}" for rank in ranks)))
+            add(name, lambda rank, name=name: gib(rank.held.get(name)), gib(size))
+        calculated = sum(self.memory.values()) - self.memory["Adam's moments"]
+        add("peak without moments", lambda rank: gib(rank.peak), gib(calculated))
+        add("")
+        add("sent in a step, GiB", last="calculated")
+        formula = totals(self.traffic)
+        for key in sorted(formula.keys() | totals(self.ranks[0].sent).keys()):
+            calculated = formula.get(key, (0, 0))[1]
+            add(" ".join(key), lambda rank, key=key: gib(rank.bytes_sent(key)), gib(calculated))
+        add("collectives", lambda rank: f"{len(rank.sent):,}")
+
+        config = self.config
+        lines = [
+            f"{config.name}: {config.model.num_parameters():,} parameters on",
+            *self.summary(),
+            f"{config.batch_tokens:,} tokens a step, {config.total_steps:,} steps.",
+            describe_corpus(config),
+            "",
+            text_table(["", *(f"rank {rank.rank:,}" for rank in self.ranks), ""], rows),
+        ]
         if config.parallel.tensor > 1 and config.parallel.sequence:
             lines.append(ON_GPUS)
         return "\n".join(lines)
@@ -160,17 +178,7 @@ class DryRun:
     __str__ = render
 
 
-def row(name: str, *cells: str) -> str:
-    """A line of the table."""
-    return f"{name:<33}{''.join(f'{cell:>16}' for cell in cells)}".rstrip()
-
-
-def count(number: int, one: str, more: str) -> str:
-    """``1 pass``, ``4 passes``."""
-    return f"{number} {one if number == 1 else more}"
-
-
-def shape(sizes: tuple[int, ...]) -> str:
+def times(sizes: tuple[int, ...]) -> str:
     """``8192 x 22016``."""
     return " x ".join(map(str, sizes))
 
@@ -178,6 +186,21 @@ def shape(sizes: tuple[int, ...]) -> str:
 def gib(size: float | None) -> str:
     """Four digits; nothing for what is not known."""
     return "" if size is None else f"{size / GIB:.4g}"
+
+
+def describe_corpus(config: TrainConfig) -> str:
+    """One line on the run's corpus, by its manifest and its files' sizes: no text is read."""
+    if not Path(config.corpus).exists():
+        return f"{config.corpus} is not built yet."
+    try:
+        corpus = open_corpus(config.corpus, verify=False)
+    except DataError as error:
+        return f"{error}"
+    tokens = sum(file.tokens for file in corpus.train.values())
+    line = f"{config.corpus}: {tokens:,} tokens in {len(corpus.slices)} slices"
+    if corpus.vocab_size != config.model.vocab_size:
+        return f"{line}, of a vocabulary of {corpus.vocab_size}, not {config.model.vocab_size}."
+    return f"{line}; the run reads {config.tokens / tokens:.2f} times as many."
 
 
 def dry_run(config: TrainConfig, world: int) -> DryRun:
@@ -198,21 +221,21 @@ def dry_run(config: TrainConfig, world: int) -> DryRun:
     return DryRun(config, world, tuple(seen))
 
 
-def world_of(config: TrainConfig, preset: str | None = None, asked: str | None = None) -> int:
-    """How many ranks to simulate: as many as asked for, else as torchrun has started.
+def world_of(config: TrainConfig, preset: str | None = None, requested: str | None = None) -> int:
+    """How many ranks to simulate: as many as requested, else as torchrun has started.
 
     Else as many as the command starts that the preset opens with, or as few as the mesh takes.
 
     Raises:
-        ConfigError: what was asked for is no number of processes.
+        ConfigError: what was requested is no number of processes.
     """
-    asked = asked or os.environ.get("WORLD_SIZE")
-    if asked is None:
+    requested = requested or os.environ.get("WORLD_SIZE")
+    if requested is None:
         fewest = max(1, config.parallel.shard) * config.parallel.tensor
         return (preset_world(preset) if preset else None) or fewest
-    if not asked.isdecimal() or int(asked) < 1:
-        raise ConfigError(f"--world {asked}", "it is a number of processes, at least 1")
-    return int(asked)
+    if not requested.isdecimal() or int(requested) < 1:
+        raise ConfigError(f"--world {requested}", "it is a number of processes, at least 1")
+    return int(requested)
 
 
 def play(process: int, ranks: list[int], config: TrainConfig, world_size: int) -> Rank:
@@ -246,15 +269,14 @@ def take_step(
 ) -> Rank:
     """Take one step, and look at what this rank holds and has sent."""
     optimizer = build_optimizer(model, config.optimizer)
-    weights = {name: piece(weight) for name, weight in model.named_parameters()}
+    weights = {name: local_part(weight) for name, weight in model.named_parameters()}
     there = [*weights.values(), *model.buffers(), batch]
     with FakeMemory(there) as memory, counted_bytes(world.mesh) as sent:
         backward(step_model, batch, config, world)
     optimizer.step()
-    moments = [
-        piece(state[name]) for state in optimizer.state.values()
-        for name in ("exp_avg", "exp_avg_sq")
-    ]  # fmt: skip
+    moments = 0
+    for state in optimizer.state.values():
+        moments += local_part(state["exp_avg"]).nbytes + local_part(state["exp_avg_sq"]).nbytes
     return Rank(
         rank=world.rank,
         place=tuple(world.mesh.get_coordinate()) if world.mesh else (world.rank, 0, 0),
@@ -266,15 +288,15 @@ def take_step(
         },
         held={
             "weights": sum(weight.nbytes for weight in weights.values()),
-            "gradients": sum(piece(weight.grad).nbytes for weight in model.parameters()),
-            "Adam's moments": sum(moment.nbytes for moment in moments),
+            "gradients": sum(local_part(weight.grad).nbytes for weight in model.parameters()),
+            "Adam's moments": moments,
         },
         peak=memory.peak,
         sent=sent,
     )
 
 
-def piece(tensor: Tensor) -> Tensor:
+def local_part(tensor: Tensor) -> Tensor:
     """What this rank holds of a parameter, or of a tensor that goes with one."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 

@@ -5,7 +5,6 @@ milliseconds. On a machine with GPUs fork before the first ``backward()`` of the
 threads do not survive a fork.
 """
 
-import io
 import logging
 import multiprocessing
 import os
@@ -16,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
+from multiprocessing.synchronize import Event
 from typing import Any
 
 import torch
@@ -34,91 +34,79 @@ def launch(
 ) -> list[Any]:
     """Call ``function(rank, *args)`` in new processes, and return its results in order of rank.
 
-    Each process computes with one thread and stands in a gloo group of them all; what it prints is
-    discarded. None outlives the call, nor the process that made it.
+    Each computes with one thread; what it prints is discarded. None outlives the call, nor the
+    process that made it. Results come back pickled: ordinary tensors, no DTensor.
 
     Args:
-        function: any function, also one that a notebook's cell defines.
-        processes: how many.
-        args: passed on. Results come back pickled, so tensors must be ordinary ones: no DTensor.
         timeout: seconds after which all are killed.
-        group: join the processes to a group; without, only torchrun's environment variables are
-            set, for functions that join by themselves.
+        group: join the processes to a gloo group; without, only torchrun's environment variables
+            are set, for functions that join by themselves.
 
     Raises:
         RuntimeError: the first failure, with its rank and text.
         TimeoutError: not all returned in time; says who did not.
     """
     store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    places = {
+        "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": store.port,
+        "TORCHELASTIC_USE_AGENT_STORE": True,
+    }  # fmt: skip
     fork = multiprocessing.get_context("fork")
-    alive, hold = os.pipe()  # closed when this process ends, however it ends
     # None may connect before all are forked: a child forked while the store's thread is at work
     # inherits the locks that this thread holds, and nobody there to release them.
-    start, go = os.pipe()
-    children, mouths = [], {}
+    go = fork.Event()
+    children, receivers = [], {}
     for rank in range(processes):
-        mouth, tell = fork.Pipe(duplex=False)
-        places = {
-            "RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1",
-            "MASTER_PORT": store.port, "TORCHELASTIC_USE_AGENT_STORE": True,
-        }  # fmt: skip
-        others = (mouth, *mouths)
-        inside = (function, rank, args, group, places, tell, others, (alive, hold, start, go))
-        child = fork.Process(target=_run, args=inside, daemon=True)
+        receiver, sender = fork.Pipe(duplex=False)
+        call = (function, rank, args, group)
+        child = fork.Process(target=_run, args=(*call, places, go, sender), daemon=True)
         child.start()
-        tell.close()
+        sender.close()
         children.append(child)
-        mouths[mouth] = rank
-    os.close(start)
-    os.close(go)
+        receivers[receiver] = rank
+    go.set()
     try:
-        return _collect(mouths, processes, timeout)
+        return _collect(receivers, timeout)
     finally:
         for child in children:
             child.kill()
             child.join()
-        os.close(alive)
-        os.close(hold)
 
 
-def _collect(mouths: dict[Connection, int], processes: int, timeout: float) -> list[Any]:
+def _collect(receivers: dict[Connection, int], timeout: float) -> list[Any]:
     """What every process returned; stops at the first that failed."""
     results, end = {}, time.monotonic() + timeout
-    while len(results) < processes:
-        missing = [mouth for mouth, rank in mouths.items() if rank not in results]
+    while len(results) < len(receivers):
+        missing = [receiver for receiver, rank in receivers.items() if rank not in results]
         ready = wait(missing, max(0.0, end - time.monotonic()))
         if not ready:
-            ranks = ", ".join(str(mouths[mouth]) for mouth in missing)
+            ranks = ", ".join(str(receivers[receiver]) for receiver in missing)
             raise TimeoutError(f"no answer from rank {ranks} within {timeout:g} s")
         failures = []
-        for mouth in ready:
+        for receiver in ready:
+            rank = receivers[receiver]
             try:
-                moment, done, result = pickle.loads(mouth.recv_bytes())
+                moment, done, result = pickle.loads(receiver.recv_bytes())
             except EOFError:
                 moment, done, result = time.time(), False, "ended without an answer"
             if done:
-                results[mouths[mouth]] = result
+                results[rank] = result
             else:
-                failures.append((moment, f"rank {mouths[mouth]}: {result}"))
+                failures.append((moment, f"rank {rank}: {result}"))
         if failures:  # a neighbor may fail for want of the first that did
             raise RuntimeError(min(failures)[1])
-    return [results[rank] for rank in range(processes)]
+    return [results[rank] for rank in sorted(results)]
 
 
 def _run(
-    function: Callable[..., Any],
-    rank: int,
-    args: tuple[Any, ...],
-    group: bool,
-    places: dict[str, object],
-    tell: Connection,
-    others: tuple[Connection, ...],
-    pipes: tuple[int, int, int, int],
-) -> None:
+    function: Callable[..., Any], rank: int, args: tuple[Any, ...], group: bool,
+    places: dict[str, object], go: Event, sender: Connection,
+) -> None:  # fmt: skip
     """The life of one child."""
-    _leave_the_parent(others, pipes)
+    _prepare_child()
+    go.wait()
+    places = places | {"RANK": rank, "LOCAL_RANK": rank}
     os.environ |= {name: str(value) for name, value in places.items()}
-    torch.set_num_threads(1)
     try:
         if group:
             dist.init_process_group("gloo")
@@ -126,26 +114,20 @@ def _run(
         if group:
             dist.barrier()  # nobody leaves while another still needs it
         answer = pickle.dumps((time.time(), True, result))  # with a tensor's numbers, unlike send()
-        tell.send_bytes(answer)
     except BaseException as error:
         place = traceback.extract_tb(error.__traceback__)[-1]
         text = f"{type(error).__name__}: {error} (line {place.lineno} in {place.name})"
-        tell.send_bytes(pickle.dumps((time.time(), False, text)))
-    finally:
-        os._exit(0)  # no destructor, no exit handler: they belong to the parent
+        answer = pickle.dumps((time.time(), False, text))
+    sender.send_bytes(answer)
+    os._exit(0)  # no destructor, no exit handler: they belong to the parent
 
 
-def _leave_the_parent(others: tuple[Connection, ...], pipes: tuple[int, int, int, int]) -> None:
-    """Silence both outputs, also of C++; wait for the start; end when the parent has ended."""
-    silence = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silence, 1)
-    os.dup2(silence, 2)
-    sys.stdout, sys.stderr = io.StringIO(), io.StringIO()
+def _prepare_child() -> None:
+    """Silence both outputs, also of C++; take one thread; end when the parent has ended."""
+    for stream in (1, 2):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115  (a notebook's are no files)
     logging.disable()  # handlers write to the stream that they began with
-    for mouth in others:
-        mouth.close()
-    alive, hold, start, go = pipes
-    os.close(hold)
-    os.close(go)
-    os.read(start, 1)
-    threading.Thread(target=lambda: os.read(alive, 1) or os._exit(1), daemon=True).start()
+    torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()

@@ -15,14 +15,18 @@ the text instead. A folder that has the files is read itself, else the addresses
 is what Hugging Face keeps of the data set.
 
 Every file becomes one part of the corpus, written whole or not at all: what is interrupted goes on
-with the first file that is not there yet.
+with the first file that is not there yet. A part is written twice: as it is read, and again in the
+order of the documents' keys, which is a shuffle. Parts are not shuffled among each other: a reader
+takes windows from all of a slice's parts in turn.
 """
 
 import glob
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+import tempfile
+from array import array
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -32,8 +36,8 @@ import numpy as np
 from tqdm import tqdm
 from tyro.conf import Positional
 
+from minillama.corpus.deduplicate import hash64
 from minillama.corpus.document import SPLITS, Document, Dropped
-from minillama.corpus.hash_set import hash64
 from minillama.corpus.language import WIKIPEDIA_LANGUAGES
 from minillama.corpus.mixture import epochs, mixture
 from minillama.corpus.pipeline import MIN_BYTES
@@ -41,6 +45,7 @@ from minillama.corpus.statistics import StepStats, merge, summary, table1
 from minillama.corpus.token_files import TokenFile, write_tokens
 from minillama.errors import ConfigError, DataError, nearest
 from minillama.files import alone_in, atomic_path, read_json, remove, sha256, write_json
+from minillama.scale.build_corpus import finish_corpus, token_counts
 from minillama.scale.pool import pool
 from minillama.tokenizer import Tokenizer
 
@@ -110,8 +115,8 @@ def stream(address: str) -> Iterator[bytes]:
     try:
         import datasets
     except ImportError:
-        told = "`datasets` is not installed"
-        raise ConfigError(told, "install minillama with its extra: minillama[redpajama]") from None
+        hint = "install minillama with its extra: minillama[redpajama]"
+        raise ConfigError("`datasets` is not installed", hint) from None
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # a folder is nobody's business
     file = address if "://" in address else glob.escape(str(Path(address).resolve()))
     rows = datasets.load_dataset(
@@ -119,62 +124,55 @@ def stream(address: str) -> Iterator[bytes]:
     )
     for row in rows:
         yield row["text"].encode("latin-1")
+    if file.endswith(".zst") and is_torn(Path(address)):  # their reader passes over it
+        raise EOFError("zstandard")
 
 
-def torn_zstandard(address: str) -> bool:
-    """Whether a file here ends inside a frame, which the reader of such files passes over."""
-    if "://" in address or not address.endswith(".zst"):
-        return False
+def is_torn(path: Path) -> bool:
+    """Whether a zstandard file here ends inside a frame."""
     import zstandard
 
     frame = None
-    with open(address, "rb") as file:
+    with open(path, "rb") as file:
         while content := file.read(2**20):
             while content:
-                frame = zstandard.ZstdDecompressor().decompressobj() if frame is None else frame
+                frame = frame or zstandard.ZstdDecompressor().decompressobj()
                 try:
                     frame.decompress(content)
                 except zstandard.ZstdError:
                     return True
                 content = frame.unused_data
                 frame = None if frame.eof else frame
-    return frame is not None or not Path(address).stat().st_size
+    return frame is not None or not path.stat().st_size
 
 
-def documents(
-    file: File, row: StepStats, lines: Iterator[bytes] | None = None
-) -> Iterator[Document]:
+def read_redpajama(file: File, stats: StepStats) -> Iterator[Document]:
     """The documents of one file, each with the number of its line as its place.
 
     Args:
         file: the file.
-        row: counts what comes in and what is dropped, by reason; it grows.
-        lines: the file's lines, if they are at hand.
+        stats: counts what comes in and what is dropped, by reason; it grows.
     """
-    torn = lines is None and torn_zstandard(file.address)
-    lines = iter(stream(file.address) if lines is None else lines)
-    number = 0
+    lines = enumerate(stream(file.address), start=1)
     while True:
         try:
-            line = next(lines, None)
+            number, line = next(lines, (0, b""))
         except (OSError, EOFError, ValueError, RuntimeError) as error:
-            row.drop(f"the file breaks off ({type(error).__name__})")
+            stats.drop(f"the file breaks off ({type(error).__name__})")
             return
-        if line is None:
-            row.drop("the file breaks off (zstandard)", int(torn))
+        if not number:
             return
-        number += 1
-        row.enter(len(line))
-        told = _parse(file, line)
-        if isinstance(told, Dropped):
-            row.drop(told.reason)
-        else:
-            document = Document(told, file.slice, SOURCE, f"{file.name}#{number}")
-            row.leave(document.size)
-            yield document
+        stats.enter(len(line))
+        text = parse_line(file.slice, line)
+        if isinstance(text, Dropped):
+            stats.drop(text.reason)
+            continue
+        document = Document(text, file.slice, SOURCE, f"{file.name}#{number}")
+        stats.leave(document.size)
+        yield document
 
 
-def _parse(file: File, line: bytes) -> str | Dropped:
+def parse_line(slice_name: str, line: bytes) -> str | Dropped:
     """The text of a line, or why there is none."""
     if len(line) > MAX_LINE:
         return Dropped("too long a line")
@@ -190,74 +188,86 @@ def _parse(file: File, line: bytes) -> str | Dropped:
     except (KeyError, TypeError, AttributeError, RecursionError):
         return Dropped("without a text")
     meta = meta if isinstance(meta, dict) else {}
-    language, license = meta.get("language"), meta.get("license")
-    if file.slice == "github" and license and not str(license).lower().startswith(LICENSES):
+    license = str(meta.get("license") or "mit").lower()
+    if slice_name == "github" and not license.startswith(LICENSES):
         return Dropped("another license")
-    if file.slice == "wikipedia" and language not in WIKIPEDIA_LANGUAGES:
+    if slice_name == "wikipedia" and meta.get("language") not in WIKIPEDIA_LANGUAGES:
         return Dropped("another language")
     return text if len(text.encode()) >= MIN_BYTES else Dropped("too short")
 
 
-def build_part(file: File, corpus: Path, model: bytes, held_out: int = HELD_OUT) -> Path:
+def build_part(file: File, corpus: Path, model: bytes, held_out: int = HELD_OUT) -> None:
     """Tokenize one file into ``tokens/<part>.<split>.*``; what is there already stays.
 
     Beside the tokens lie where each document is from, and last of all <part>.json, without which
     the part is not there. One document in ``held_out``, by a hash of its text, is in the split
-    ``valid``.
+    ``valid``. Memory grows by 40 bytes a document.
     """
-    tokens = corpus / "tokens"
-    done = tokens / f"{file.part}.json"
-    tokenizer, row = Tokenizer(model), StepStats("read")
-    told = {"name": file.name, "tokenizer": hashlib.sha256(model).hexdigest(), "of": held_out,
-            "size": file.size}  # fmt: skip
-    if done.exists() and {k: v for k, v in read_json(done).items() if k in told} == told:
-        return done
+    done = corpus / "tokens" / f"{file.part}.json"
+    digest = hashlib.sha256(model).hexdigest()
+    made_of = {"name": file.name, "tokenizer": digest, "of": held_out, "size": file.size}
+    if done.exists() and made_of.items() <= read_json(done).items():
+        return
     done.unlink(missing_ok=True)
-    held: list[Document] = []  # few: kept until the others are written
+    tokenizer, stats = Tokenizer(model), StepStats("read")
+    keys, lines, sizes, held = array("Q"), array("q"), array("q"), array("b")
 
-    def train(origins: Any) -> Iterator[tuple[list[int], int]]:
-        for document in documents(file, row):
-            if hash64(document.key) % held_out == 0:
-                held.append(document)
-            else:
-                yield encoded(document, origins)
+    def encode_documents() -> Iterator[tuple[list[int], int]]:
+        for document in read_redpajama(file, stats):
+            key, line = document.key, document.path.rsplit("#", 1)[1]
+            keys.append(int(key[:16], 16))
+            lines.append(int(line))
+            sizes.append(document.size)
+            held.append(hash64(key) % held_out == 0)
+            ids = tokenizer.encode(document.text, bos=True, eos=True)
+            yield ids, document.size
 
-    def encoded(document: Document, origins: Any) -> tuple[list[int], int]:
-        origin = {"source": SOURCE, "path": document.path, "id": document.key[:16]}
-        origins.write(json.dumps(origin) + "\n")
-        return tokenizer.encode(document.text, bos=True, eos=True), document.size
+    # As they are read; then each split in the order of the keys.
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=corpus) as tmp:
+        unsorted = write_tokens(Path(tmp, "part"), encode_documents(), tokenizer.vocab_size)
+        order = np.argsort(np.frombuffer(keys, np.uint64), kind="stable")
+        is_held = np.frombuffer(held, bool)[order]
+        for split, chosen in zip(SPLITS, (order[~is_held], order[is_held]), strict=True):
+            text = corpus / "text" / f"{file.part}.{split}.jsonl"
+            with atomic_path(text) as tmp_text, open(tmp_text, "w", encoding="utf-8") as origins:
+                for number in chosen:
+                    path = f"{file.name}#{lines[number]}"
+                    origin = {"source": SOURCE, "path": path, "id": f"{keys[number]:016x}"}
+                    origins.write(json.dumps(origin) + "\n")
+            documents = ((unsorted.document(number), sizes[number]) for number in chosen)
+            stem = corpus / "tokens" / f"{file.part}.{split}"
+            write_tokens(stem, documents, tokenizer.vocab_size)
+    write_json(done, made_of | {"stats": asdict(stats)})
 
-    for split in SPLITS:
-        origin = corpus / "text" / f"{file.part}.{split}.jsonl"
-        with atomic_path(origin) as aside, open(aside, "w", encoding="utf-8") as origins:
-            ids = train(origins) if split == "train" else (encoded(d, origins) for d in held)
-            write_tokens(tokens / f"{file.part}.{split}", ids, tokenizer.vocab_size)
-    write_json(done, told | {"row": asdict(row)})
-    return done
 
-
-def join(corpus: Path, slice_name: str, parts: Sequence[str], split: str) -> TokenFile:
-    """One token file of the shards of all parts, which stay where they are."""
+def join_parts(corpus: Path, slice_name: str, parts: list[str], split: str) -> TokenFile:
+    """One index of the shards and texts of all parts, which stay where they are."""
     tokens = corpus / "tokens"
-    index = tokens / f"{slice_name}.{split}.json"
     files = [TokenFile(tokens / f"{part}.{split}.json") for part in parts]
-    told = [read_json(file.index) for file in files]
-    starts = np.cumsum([0, *(file.tokens for file in files)])
-    pieces = [file.offsets[:-1] + start for file, start in zip(files, starts, strict=False)]
-    offsets = tokens / f"{slice_name}.{split}.offsets.npy"
-    with atomic_path(offsets) as aside, open(aside, "wb") as out:
-        np.save(out, np.concatenate([*pieces, starts[-1:]]).astype(np.int64))
-    origins = corpus / "text" / f"{slice_name}.{split}.jsonl"
-    with atomic_path(origins) as aside, open(aside, "wb") as out:
-        for part in parts:
-            with open(corpus / "text" / f"{part}.{split}.jsonl", "rb") as piece:
-                shutil.copyfileobj(piece, out)
-    whole = told[0] | {key: sum(each[key] for each in told)
-                       for key in ("tokens", "documents", "bytes")}  # fmt: skip
-    whole["shards"] = [shard for each in told for shard in each["shards"]]
-    whole["offsets"] = {"file": offsets.name, "sha256": sha256(offsets)}
-    write_json(index, whole)
-    return TokenFile(index)
+    count = sum(file.n_documents for file in files)
+    path = tokens / f"{slice_name}.{split}.offsets.npy"
+    with atomic_path(path) as tmp:
+        offsets = np.lib.format.open_memmap(tmp, "w+", np.int64, (count + 1,))
+        documents = start = 0
+        for file in files:
+            end = documents + file.n_documents
+            offsets[documents : end + 1] = file.offsets + start
+            documents, start = end, start + file.tokens
+        offsets.flush()
+    index = {
+        "dtype": files[0].dtype.str,
+        "documents": count,
+        "tokens": start,
+        "bytes": sum(file.n_bytes for file in files),
+        "shards": [shard for file in files for shard in file.contents["shards"]],
+        "offsets": {"file": path.name, "sha256": sha256(path)},
+        "texts": [
+            {"file": f"{part}.{split}.jsonl", "documents": file.n_documents}
+            for part, file in zip(parts, files, strict=True)
+        ],
+    }
+    write_json(tokens / f"{slice_name}.{split}.json", index)
+    return TokenFile(tokens / f"{slice_name}.{split}.json")
 
 
 def build_full(
@@ -290,8 +300,8 @@ def build_full(
         if name not in FOLDERS.values():
             raise ConfigError(f"there is no slice '{name}'", nearest(name, FOLDERS.values()))
     if min(workers, budget, 1 if max_files is None else max_files) < 1 or held_out < 2:
-        told = "workers, max_files and budget must be above 0, held_out above 1"
-        raise ConfigError(told, "leave out what you are not sure of")
+        what = "workers, max_files and budget must be above 0, held_out above 1"
+        raise ConfigError(what, "leave out what you are not sure of")
     by_slice: dict[str, list[File]] = {}
     for file in find_files(redpajama):
         if not slices or file.slice in slices:
@@ -299,50 +309,45 @@ def build_full(
     by_slice = {name: list(islice(files, max_files)) for name, files in by_slice.items()}
     if absent := [name for name in slices if name not in by_slice]:
         raise DataError(f"{redpajama} has no files of {', '.join(absent)}", "leave them out")
-    pieces = Tokenizer.load(tokenizer)
+    model = Tokenizer.load(tokenizer).model
     with alone_in(corpus):
-        return _build_full(
-            redpajama, tokenizer, corpus, by_slice, pieces, held_out, budget, workers
-        )
+        (corpus / "manifest.json").unlink(missing_ok=True)  # first: what is left is no corpus
+        for left in list(corpus.rglob(".*.tmp")):  # of a build that was killed
+            remove(left)
+        with atomic_path(corpus / "tokenizer.model") as tmp:
+            shutil.copy(tokenizer, tmp)
+        jobs = [(file, corpus, model, held_out) for files in by_slice.values() for file in files]
+        with pool(workers, "tokenize") as run:
+            done = run(build_part, *zip(*jobs, strict=True))
+            list(tqdm(done, "tokenize", len(jobs), unit="file"))
+        manifest = join_corpus(corpus, by_slice, budget)
+    return table1(manifest, budget)
 
 
-def _build_full(
-    redpajama: Path, tokenizer: Path, corpus: Path, by_slice: dict[str, list[File]],
-    pieces: Tokenizer, held_out: int, budget: int, workers: int,
-) -> str:  # fmt: skip
-    """Build a corpus in a folder where nobody else does."""
-    (corpus / "manifest.json").unlink(missing_ok=True)  # first: what is left is no corpus
-    for left in corpus.rglob(".*.tmp"):  # of a build that was killed
-        remove(left)
-    with atomic_path(corpus / "tokenizer.model") as aside:
-        shutil.copy(tokenizer, aside)
-    wanted = [file for files in by_slice.values() for file in files]
-    jobs = [(file, corpus, pieces.model, held_out) for file in wanted]
-    with pool(workers, "tokenize") as run:
-        list(tqdm(run(build_part, *zip(*jobs, strict=True)), "tokenize", len(jobs), unit="file"))
-    told, counts = {}, {}
-    for name, files in by_slice.items():
-        parts = [file.part for file in files]
-        joined = {split: join(corpus, name, parts, split) for split in SPLITS}
-        rows = merge(
-            [StepStats(**read_json(corpus / "tokens" / f"{p}.json")["row"])] for p in parts
-        )
-        counts[name] = joined["train"].tokens
-        told[name] = summary(rows) | {
-            split: {"documents": f.n_documents, "bytes": f.n_bytes, "tokens": f.tokens}
-            for split, f in joined.items()
-        }
+def join_corpus(corpus: Path, by_slice: dict[str, list[File]], budget: int) -> dict[str, Any]:
+    """Join the parts of every slice and write the manifest."""
+    parts = {name: [file.part for file in files] for name, files in by_slice.items()}
+    files = {
+        split: {name: join_parts(corpus, name, parts[name], split) for name in parts}
+        for split in SPLITS
+    }
+    entries = {}
+    for name in parts:
+        reports = [read_json(corpus / "tokens" / f"{part}.json") for part in parts[name]]
+        rows = merge([StepStats(**report["stats"])] for report in reports)
+        entries[name] = summary(rows) | token_counts(files, name)
+    counts = {name: file.tokens for name, file in files["train"].items()}
     weights = mixture(name for name, count in counts.items() if count)
     if not weights:
-        raise DataError(f"{redpajama} has no document that can be kept", "look into its files")
+        raise DataError("RedPajama has no document that can be kept", "look into its files")
+    kept = {split: {name: files[split][name] for name in weights} for split in SPLITS}
     manifest = {
-        "vocab_size": pieces.vocab_size,
+        "vocab_size": Tokenizer.load(corpus / "tokenizer.model").vocab_size,
         "tokenizer_sha256": sha256(corpus / "tokenizer.model"),
         "weights": weights,
         "epochs": epochs(weights, counts, budget),
         "sources": [SOURCE],
-        "slices": {name: told[name] for name in weights},
-        "left_out": {name: entry for name, entry in told.items() if name not in weights},
+        "slices": {name: entries[name] for name in weights},
+        "left_out": {name: entry for name, entry in entries.items() if name not in weights},
     }
-    write_json(corpus / "manifest.json", manifest)
-    return table1(manifest, budget)
+    return finish_corpus(corpus, kept, manifest)

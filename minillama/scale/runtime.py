@@ -51,10 +51,13 @@ class DistributedBackend(LocalBackend):
         hang_seconds: float = 0,
     ) -> None:  # fmt: skip
         super().__init__(device)
-        self.rank, self.size, self.mesh, self.hang_seconds = rank, size, mesh, hang_seconds
+        self.rank, self.size = rank, size
         self.is_main = rank == 0
+        self.mesh = mesh
         tensor = mesh["tensor"].size() if mesh else 1  # so many ranks read the same sequences
-        self.data_rank, self.data_size = rank // tensor, size // tensor
+        self.data_rank = rank // tensor
+        self.data_size = size // tensor
+        self.hang_seconds = hang_seconds
         self._timer = threading.Timer(0, self._give_up)
 
     @override
@@ -115,10 +118,10 @@ class DistributedBackend(LocalBackend):
         notes = self.gather(facts)
         for name in sorted(set().union(*notes)):
             values = [json.dumps(note.get(name)) for note in notes]
-            common = Counter(values).most_common(1)[0][0]
-            odd = [rank for rank, value in enumerate(values) if value != common]
-            if odd:
-                what = f"{values[odd[0]]} on rank {odd[0]}, {common} on most others"
+            (common, _), *others = Counter(values).most_common()
+            if others:
+                odd = others[0][0]
+                what = f"{odd} on rank {values.index(odd)}, {common} on most others"
                 hint = "start all of them from the same files and with one command"
                 raise ConfigError(f"the processes disagree on {name}: {what}", hint)
 
@@ -135,7 +138,7 @@ class DistributedBackend(LocalBackend):
             self._timer = threading.Timer(limit, self._give_up)
             self._timer.daemon = True
             self._timer.start()
-            faulthandler.dump_traceback_later(2 * limit, exit=True)  # if even Python hangs
+            faulthandler.dump_traceback_later(2 * limit, exit=True, file=2)  # if even Python hangs
 
     def _give_up(self) -> None:
         """No step finishes: one rank says so, each shows its stacks and ends."""
@@ -143,7 +146,7 @@ class DistributedBackend(LocalBackend):
             what = f"no step has finished for {self._timer.interval:g} s; the stacks follow"
             hint = "if steps, validation and checkpoints take so long, raise --hang-seconds"
             print(f"[rank {self.rank}] error: {MinillamaError(what, hint)}", file=sys.stderr)
-        faulthandler.dump_traceback(all_threads=True)
+        faulthandler.dump_traceback(file=2)
         os._exit(1)
 
     def leave(self) -> None:
@@ -190,11 +193,14 @@ def train_distributed(config: TrainConfig) -> Path:
 def facts(config: TrainConfig) -> dict[str, Any]:
     """What all ranks must have in common; the corpus may lie elsewhere on another machine."""
     found: dict[str, Any] = {"the version of torch": torch.__version__}
-    for name, value in dataclasses.asdict(config).items():
-        if isinstance(value, dict):
-            found |= {f"{name}.{key}": part for key, part in value.items()}
-        elif name not in ("corpus", "threads"):
+    settings = dataclasses.asdict(config)
+    del settings["corpus"], settings["threads"]
+    for name, value in settings.items():
+        if not isinstance(value, dict):
             found[name] = value
+            continue
+        for key, part in value.items():
+            found[f"{name}.{key}"] = part
     return found
 
 

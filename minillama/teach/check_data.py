@@ -1,6 +1,7 @@
 """Checks for the exercises of notebook 01 (data)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from difflib import SequenceMatcher
 
 import numpy as np
 
@@ -8,21 +9,21 @@ from minillama.paper import TABLE1
 from minillama.teach.checking import diagnose, exercise, expect, returned, without_string_hash
 
 
-@diagnose(
-    *((row["share"], row["epochs"], 1.4e12) for row in TABLE1.values()),
-    (0.2, 4.0, 1e6),
-    praise="the paper read its 28 billion tokens of books 2.23 times, its code only in part",
-)
-def check_unique_tokens(share: float, epochs: float, total: float) -> tuple:
+@exercise
+def check_unique_tokens(answer: Callable) -> str:
     """``answer(share, epochs, total) -> different tokens that a slice holds``."""
-    read = share * total
-    return read / epochs, {
-        "what is read more often holds fewer different tokens: divide": read * epochs,
-        "those are the tokens read; some of them were read before": read,
-        "only a share of the run comes from this slice": total / epochs,
-        "the share is a fraction here, not percent": read / epochs * 100,
-        "the share is a fraction already; do not divide it by 100": read / epochs / 100,
-    }
+    for share, epochs, total in (
+        *((row["share"], row["epochs"], 1.4e12) for row in TABLE1.values()), (0.2, 4.0, 1e6),
+    ):  # fmt: skip
+        read = share * total
+        wrong = {
+            "what is read more often holds fewer different tokens: divide": read * epochs,
+            "those are the tokens read; some of them were read before": read,
+            "only a share of the run comes from this slice": total / epochs,
+            "the share is a fraction already; do not divide it by 100": read / epochs / 100,
+        }
+        diagnose(answer, (share, epochs, total), read / epochs, wrong)
+    return "the paper read its 28 billion tokens of books 2.23 times, its code only in part"
 
 
 SONG = "row row row your boat gently down the stream row row row your boat"
@@ -32,24 +33,25 @@ def _grams(parts: list[str] | str, n: int) -> set[tuple[str, ...]]:
     return {tuple(parts[i : i + n]) for i in range(len(parts) - n + 1)}
 
 
-@diagnose(
-    ("a b c d e f", "a b c d x f", 2), (SONG, SONG + " ashore", 3), (SONG, SONG, 5),
-    ("one two three", "four five six", 1), (SONG, "gently down the stream", 2),
-    ("too short", "shorter", 5),
-    praise="1 for equal texts, 0 for strangers, and close to 1 for the copy that a hash overlooks",
-)  # fmt: skip
-def check_similarity(first: str, second: str, n: int) -> tuple:
+@exercise
+def check_similarity(answer: Callable) -> str:
     """``answer(first, second, n) -> shared n-grams of words over all n-grams of words``."""
-    a, b = _grams(first.split(), n), _grams(second.split(), n)
-    letters, others = _grams(first, n), _grams(second, n)
-    by_letters = len(letters & others) / max(1, len(letters | others))
-    both = len(a & b)
-    return both / max(1, len(a | b)), {
-        f"those are runs of {n} letters; take runs of {n} words": by_letters,
-        "divide by the n-grams that are in either text, not in the first": both / max(1, len(a)),
-        "divide by the n-grams that are in either text, not in the second": both / max(1, len(b)),
-        "those in either text count once each": both / max(1, len(a) + len(b)),
-    }
+    for first, second, n in (
+        ("a b c d e f", "a b c d x f", 2), (SONG, SONG + " ashore", 3), (SONG, SONG, 5),
+        ("one two three", "four five six", 1), (SONG, "gently down the stream", 2),
+        ("too short", "shorter", 5),
+    ):  # fmt: skip
+        a, b = _grams(first.split(), n), _grams(second.split(), n)
+        letters, others = _grams(first, n), _grams(second, n)
+        by_letters = len(letters & others) / max(1, len(letters | others))
+        both = len(a & b)
+        wrong = {
+            f"those are runs of {n} letters; take runs of {n} words": by_letters,
+            "divide by the n-grams that are in either text": both / max(1, len(a)),
+            "those in either text count once each": both / max(1, len(a) + len(b)),
+        }
+        diagnose(answer, (first, second, n), both / max(1, len(a | b)), wrong)
+    return "1 for equal texts, 0 for strangers, and close to 1 for the copy that a hash overlooks"
 
 
 @exercise
@@ -109,15 +111,9 @@ def check_rank_sequences(answer: Callable) -> str:
     return "no gap and no overlap, on 1, 2, 4 and 8 processes"
 
 
-def _longest_run(first: list | str, second: list | str) -> int:
-    """Return the longest stretch that two sequences share, by the usual table."""
-    best, above = 0, [0] * (len(second) + 1)
-    for here in first:
-        row = [0]
-        for j, there in enumerate(second):
-            row.append(above[j] + 1 if here == there else 0)
-        best, above = max(best, *row), row
-    return best
+def _longest_run(first: Sequence, second: Sequence) -> int:
+    matcher = SequenceMatcher(None, first, second, autojunk=False)
+    return matcher.find_longest_match().size
 
 
 def _in_order(first: list[str], second: list[str]) -> int:
@@ -131,31 +127,26 @@ def _in_order(first: list[str], second: list[str]) -> int:
     return above[-1]
 
 
-def _at_one_place(first: list[str], second: list[str]) -> int:
-    """Return the longest run that stands at the same place of both."""
-    best = now = 0
-    for here, there in zip(first, second, strict=False):
-        now = now + 1 if here == there else 0
-        best = max(best, now)
-    return best
-
-
-@diagnose(
-    ("what goes up must come down", "he said what goes up must fall"),
-    ("to be or not", "not or be to"), ("One two THREE four", "one TWO three five"),
-    ("a b c d e", "a x b y c z"), (SONG, "down the stream row row row your boat"),
-    (SONG, "row row"), ("cat", "catalog"), ("", "nothing here"),
-    (f"{SONG} . {SONG} merrily", f"he sang {SONG} merrily"),
-    praise="a document shares a run of 13 words with an exam if this is 13 or more",
-)  # fmt: skip
-def check_longest_run(first: str, second: str) -> tuple:
+@exercise
+def check_longest_run(answer: Callable) -> str:
     """``answer(first, second) -> most words in a row that both texts have``."""
-    a, b = first.lower().split(), second.lower().split()
-    cased = _longest_run(first.split(), second.split())
-    return _longest_run(a, b), {
-        "capitals do not count: compare in lower case": cased,
-        "those words stand in the same order, but not without others between": _in_order(a, b),
-        "those are words that both texts have; they must stand in a row": len(set(a) & set(b)),
-        "a run may stand at different places of the two texts": _at_one_place(a, b),
-        "those are letters in a row; count words": _longest_run(first.lower(), second.lower()),
-    }
+    for first, second in (
+        ("what goes up must come down", "he said what goes up must fall"),
+        ("to be or not", "not or be to"), ("One two THREE four", "one TWO three five"),
+        ("a b c d e", "a x b y c z"), (SONG, "down the stream row row row your boat"),
+        (SONG, "row row"), ("cat", "catalog"), ("", "nothing here"),
+        (f"{SONG} . {SONG} merrily", f"he sang {SONG} merrily"),
+    ):  # fmt: skip
+        a, b = first.lower().split(), second.lower().split()
+        cased = _longest_run(first.split(), second.split())
+        wrong = {
+            "capitals do not count: compare in lower case": cased,
+            "those words stand in the same order, but not without others between": _in_order(a, b),
+            "those are words that both texts have; they must stand in a row": len(set(a) & set(b)),
+            "a run may stand at different places of the two texts": _longest_run(
+                list(enumerate(a)), list(enumerate(b))
+            ),
+            "those are letters in a row; count words": _longest_run(first.lower(), second.lower()),
+        }
+        diagnose(answer, (first, second), _longest_run(a, b), wrong)
+    return "a document shares a run of 13 words with an exam if this is 13 or more"

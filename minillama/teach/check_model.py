@@ -48,54 +48,63 @@ def check_rms_norm_backward(answer: Callable) -> str:
     return "both gradients equal autograd's for vectors, matrices and batches"
 
 
-@diagnose(
-    (seeded(2, 3, 8) + 3, _rms_norm),
-    (seeded(4, 16) + 3, _rms_norm),
-    praise="LayerNorm is RMSNorm of the centered vector; LLaMA leaves the centering out",
-)
-def check_layer_norm(x: Tensor, rms_norm: Callable) -> tuple:
+@exercise
+def check_layer_norm(answer: Callable) -> str:
     """``answer(x, rms_norm) -> LayerNorm(x)``; ``rms_norm`` is an ``RMSNorm`` with weight 1."""
-    unit = rms_norm(x)
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6), {
-        "that is RMSNorm itself: center the vector first": unit,
-        "one mean for the whole tensor: each position needs its own": rms_norm(x - x.mean()),
-        "you centered after normalizing; the order matters": unit - unit.mean(-1, keepdim=True),
-    }
+    for x, rms_norm in ((seeded(2, 3, 8) + 3, _rms_norm), (seeded(4, 16) + 3, _rms_norm)):
+        unit = rms_norm(x)
+        wrong = {
+            "that is RMSNorm itself: center the vector first": unit,
+            "one mean for the whole tensor: each position needs its own": rms_norm(x - x.mean()),
+            "you centered after normalizing; the order matters": unit - unit.mean(-1, keepdim=True),
+        }
+        diagnose(answer, (x, rms_norm), F.layer_norm(x, x.shape[-1:], eps=1e-6), wrong)
+    return "LayerNorm is RMSNorm of the centered vector; LLaMA leaves the centering out"
 
 
-@diagnose(
-    (4096, 256), (5120, 256), (6656, 256), (8192, 256), (48, 16), (96, 1), (384, 32),
-    praise="11008, 13824, 17920 and 22016 for the paper's sizes",
-)  # fmt: skip
-def check_hidden_dim(dim: int, multiple_of: int) -> tuple:
+@exercise
+def check_hidden_dim(answer: Callable) -> str:
     """``answer(dim, multiple_of) -> width of the SwiGLU layer``."""
-    return ModelConfig(dim=dim, n_heads=1, multiple_of=multiple_of).hidden_dim, {
-        "the width of a ReLU layer: two matrices there, three here": 4 * dim,
-        "return a whole number": 8 * dim / 3,
-        f"that is not a multiple of {multiple_of}": 8 * dim // 3,
-        "that was rounded down; round up": 8 * dim // 3 // multiple_of * multiple_of,
-    }
+    for dim, multiple_of in (
+        (4096, 256), (5120, 256), (6656, 256), (8192, 256), (48, 16), (96, 1), (384, 32),
+    ):  # fmt: skip
+        wrong = {
+            "the width of a ReLU layer: two matrices there, three here": 4 * dim,
+            "return a whole number": 8 * dim / 3,
+            f"that is not a multiple of {multiple_of}": 8 * dim // 3,
+            "that was rounded down; round up": 8 * dim // 3 // multiple_of * multiple_of,
+        }
+        diagnose(
+            answer,
+            (dim, multiple_of),
+            ModelConfig(dim=dim, n_heads=1, multiple_of=multiple_of).hidden_dim,
+            wrong,
+        )
+    return "11008, 13824, 17920 and 22016 for the paper's sizes"
 
 
-@diagnose(
-    (2, 1e4), (8, 1e4), (128, 1e4), (128, 5e5), tolerance=1e-6,
-    praise="54,410 positions at LLaMA's head dimension of 128: far beyond its context of 2,048",
-)  # fmt: skip
-def check_slowest_turn(head_dim: int, theta: float) -> tuple:
+@exercise
+def check_slowest_turn(answer: Callable) -> str:
     """``answer(head_dim, theta) -> positions in one full turn of the slowest pair``."""
-    radian = theta ** ((head_dim - 2) / head_dim)
-    return 2 * math.pi * radian, {
-        "a full turn is 2 pi radians, not 1": radian,
-        "the last pair is i = head_dim / 2 - 1: the exponent stays short of 1": 2 * math.pi * theta,
-        "that is the fastest pair (i = 0)": 2 * math.pi,
-    }
+    for head_dim, theta in ((2, 1e4), (8, 1e4), (128, 1e4), (128, 5e5)):
+        radian = theta ** ((head_dim - 2) / head_dim)
+        wrong = {
+            "a full turn is 2 pi radians, not 1": radian,
+            "the last pair is i = head_dim / 2 - 1: it stays short of 1": 2 * math.pi * theta,
+            "that is the fastest pair (i = 0)": 2 * math.pi,
+        }
+        diagnose(answer, (head_dim, theta), 2 * math.pi * radian, wrong, tolerance=1e-6)
+    return "54,410 positions at LLaMA's head dimension of 128: far beyond its context of 2,048"
 
 
 def _half_split_scores(x: Tensor, angles: Tensor) -> Tensor:
     """Scores with feature i paired with i + head_dim / 2; ``x (seq, heads, head_dim)``."""
     first, second = x.chunk(2, dim=-1)
-    cos, sin = angles.cos()[:, None], angles.sin()[:, None]
-    turned = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    cos = angles.cos()[:, None]
+    sin = angles.sin()[:, None]
+    turned_first = first * cos - second * sin
+    turned_second = second * cos + first * sin
+    turned = torch.cat((turned_first, turned_second), dim=-1)
     return torch.einsum("mhd,nhd->hmn", turned, turned)
 
 
@@ -135,19 +144,21 @@ def _table(angles: Tensor) -> Tensor:
     return torch.stack((angles.cos(), angles.sin()), dim=-1)
 
 
-@diagnose(
-    (4, 8, 4), (8, 30, 10), (16, 12, 12), tolerance=1e-4,
-    praise="no angle is larger than those seen in training",
-)  # fmt: skip
-def check_interpolation(head_dim: int, positions: int, trained: int) -> tuple:
+@exercise
+def check_interpolation(answer: Callable) -> str:
     """``answer(head_dim, positions, trained) -> table`` squeezed into the trained range."""
-    angles, share = rotary_angles(head_dim, positions), trained / positions
-    return _table(angles * share), {
-        "that is the plain table: nothing was squeezed": _table(angles),
-        "squeeze the angles; a shrunk cosine is no rotation": _table(angles) * share,
-        "it turns faster, not slower": _table(angles / share),
-        "those are angles; store their cosines and sines": angles * share,
-    }
+    for head_dim, positions, trained in ((4, 8, 4), (8, 30, 10), (16, 12, 12)):
+        angles, share = rotary_angles(head_dim, positions), trained / positions
+        wrong = {
+            "that is the plain table: nothing was squeezed": _table(angles),
+            "squeeze the angles; a shrunk cosine is no rotation": _table(angles) * share,
+            "it turns faster, not slower": _table(angles / share),
+            "those are angles; store their cosines and sines": angles * share,
+        }
+        diagnose(
+            answer, (head_dim, positions, trained), _table(angles * share), wrong, tolerance=1e-4
+        )
+    return "no angle is larger than those seen in training"
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
@@ -179,21 +190,22 @@ def check_streaming_attention(answer: Callable) -> str:
     return "the same attention, and no tensor as large as T x T"
 
 
-@diagnose(
-    (ModelConfig.from_name("7b"), 1, 1, 2),
-    (ModelConfig.from_name("65b"), 1, 2048, 2),
-    (ModelConfig.from_name("nano-33b"), 8, 100, 4),
-    praise="0.5 MB a token for 7B, 5.4 GB for one full context of 65B",
-)
-def check_cache_bytes(config: ModelConfig, batch: int, seq: int, size: int) -> tuple:
+@exercise
+def check_cache_bytes(answer: Callable) -> str:
     """``answer(config, batch, seq, bytes_per_number) -> bytes of the key-value cache``."""
-    right = 2 * config.n_layers * batch * seq * config.dim * size
-    return right, {
-        "keys are stored, and values too": right // 2,
-        "every layer has its own cache": right // config.n_layers,
-        "dim already counts all heads": right * config.n_heads,
-        f"that is one head; there are {config.n_heads}": right // config.n_heads,
-    }
+    for config, batch, seq, size in (
+        (ModelConfig.from_name("7b"), 1, 1, 2), (ModelConfig.from_name("65b"), 1, 2048, 2),
+        (ModelConfig.from_name("nano-33b"), 8, 100, 4),
+    ):  # fmt: skip
+        right = 2 * config.n_layers * batch * seq * config.dim * size
+        wrong = {
+            "keys are stored, and values too": right // 2,
+            "every layer has its own cache": right // config.n_layers,
+            "dim already counts all heads": right * config.n_heads,
+            f"that is one head; there are {config.n_heads}": right // config.n_heads,
+        }
+        diagnose(answer, (config, batch, seq, size), right, wrong)
+    return "0.5 MB a token for 7B, 5.4 GB for one full context of 65B"
 
 
 def _swap_ahead(x: Tensor) -> Tensor:

@@ -14,22 +14,24 @@ def _without_nested(text: str, opening: str, closing: str) -> str:
     return text
 
 
-@diagnose(
-    ("plain words",), ("before {{stub}}after",), ("{{a}} and {{b}}",), ("{{a|{{b}}|c}}end",),
-    ("{{a|{{b|{{c}}}}{{d}}}}x{{e}}y",), ("one {brace} stays{{a\n|b}}.",),
-    praise="templates inside templates are gone, to any depth",
-)  # fmt: skip
-def check_nested_templates(text: str) -> tuple:
+@exercise
+def check_nested_templates(answer: Callable) -> str:
     """``answer(wikitext) -> the text outside all templates``."""
-    lazy, greedy = (
-        re.sub(r"\{\{.*" + end, "", text, flags=re.DOTALL) for end in (r"?\}\}", r"\}\}")
-    )
-    return _without_nested(text, "{{", "}}"), {
-        "the template is still there": text,
-        "the words between two templates are gone: you cut up to the last end": greedy,
-        "the inner template's end was taken for the outer one's; count": lazy,
-        "a single brace opens no template": _without_nested(text, "{", "}"),
-    }
+    for text in (
+        "plain words", "before {{stub}}after", "{{a}} and {{b}}", "{{a|{{b}}|c}}end",
+        "{{a|{{b|{{c}}}}{{d}}}}x{{e}}y", "one {brace} stays{{a\n|b}}.",
+    ):  # fmt: skip
+        lazy, greedy = (
+            re.sub(r"\{\{.*" + end, "", text, flags=re.DOTALL) for end in (r"?\}\}", r"\}\}")
+        )
+        wrong = {
+            "the template is still there": text,
+            "the words between two templates are gone: you cut up to the last end": greedy,
+            "the inner template's end was taken for the outer one's; count": lazy,
+            "a single brace opens no template": _without_nested(text, "{", "}"),
+        }
+        diagnose(answer, (text,), _without_nested(text, "{{", "}}"), wrong)
+    return "templates inside templates are gone, to any depth"
 
 
 @exercise
@@ -69,36 +71,41 @@ EXPANSIONS: dict[tuple[str, str, str], tuple[str, str]] = {
 """Source, name and body of a macro, to what becomes of it and a hint."""
 
 
-@diagnose(*EXPANSIONS, praise="names, braces and nested uses are respected")
-def check_expand_macro(source: str, name: str, body: str) -> tuple:
+@exercise
+def check_expand_macro(answer: Callable) -> str:
     r"""``answer(source, name, body) -> source`` with ``\name{…}`` written out."""
-    right, hint = EXPANSIONS[source, name, body]
-    return right, {f"it should be {right!r}: {hint}": ANYTHING_ELSE}
+    for source, name, body in (*EXPANSIONS,):
+        right, hint = EXPANSIONS[source, name, body]
+        wrong = {f"it should be {right!r}: {hint}": ANYTHING_ELSE}
+        diagnose(answer, (source, name, body), right, wrong)
+    return "names, braces and nested uses are respected"
 
 
 def _thread(answers: list[tuple[int, str]], begin: str = "Q: ", gap: str = "\n\n") -> str:
     return gap.join([f"{begin}Why?", "It hums.", *(f"A: {text}" for _, text in answers)])
 
 
-@diagnose(
-    ("Why?", "It hums.", [(1, "only")]),
-    ("Why?", "It hums.", [(1, "low"), (9, "high"), (4, "middle")]),
-    ("Why?", "It hums.", [(-3, "bad"), (0, "fair"), (12, "best"), (2, "good")]),
-    ("Why?", "It hums.", [(5, "zebra"), (5, "aardvark"), (7, "first")]),
-    ("Why?", "It hums.", [(5, "aardvark"), (5, "zebra"), (7, "first")]),
-    praise="question first, then the answers, the best on top",
-)
-def check_sorted_answers(title: str, question: str, answers: list[tuple[int, str]]) -> tuple:
+@exercise
+def check_sorted_answers(answer: Callable) -> str:
     """``answer(title, question, answers) -> text``; the answers are pairs of score and text."""
-    order = sorted(answers, key=lambda pair: -pair[0])
-    by_name = sorted(answers, key=lambda pair: (-pair[0], pair[1]))
-    first_leads = "of two answers with the same score the one that was given first leads"
-    scores = "\n\n".join(f"A ({score}): {text}" for score, text in order)
-    return _thread(order), {
-        "the lowest score comes first; turn the order round": _thread(order[::-1]),
-        f"{first_leads}, not the last in the alphabet": _thread(sorted(answers, reverse=True)),
-        f"{first_leads}, not the first in the alphabet": _thread(by_name),
-        "the answers do not stand by score": _thread(answers),
-        "an answer begins with 'A: '; its score is not told": f"{_thread([])}\n\n{scores}",
-        "the text begins with 'Q: ' and the title": _thread(order, begin=""),
-    }
+    for title, question, answers in (
+        ("Why?", "It hums.", [(1, "only")]),
+        ("Why?", "It hums.", [(1, "low"), (9, "high"), (4, "middle")]),
+        ("Why?", "It hums.", [(-3, "bad"), (0, "fair"), (12, "best"), (2, "good")]),
+        ("Why?", "It hums.", [(5, "zebra"), (5, "aardvark"), (7, "first")]),
+        ("Why?", "It hums.", [(5, "aardvark"), (5, "zebra"), (7, "first")]),
+    ):
+        order = sorted(answers, key=lambda pair: -pair[0])
+        by_name = sorted(answers, key=lambda pair: (-pair[0], pair[1]))
+        first_leads = "of two answers with the same score the one that was given first leads"
+        scores = "\n\n".join(f"A ({score}): {text}" for score, text in order)
+        wrong = {
+            "the lowest score comes first; turn the order round": _thread(order[::-1]),
+            f"{first_leads}, not the last in the alphabet": _thread(sorted(answers, reverse=True)),
+            f"{first_leads}, not the first in the alphabet": _thread(by_name),
+            "the answers do not stand by score": _thread(answers),
+            "an answer begins with 'A: '; its score is not told": f"{_thread([])}\n\n{scores}",
+            "the text begins with 'Q: ' and the title": _thread(order, begin=""),
+        }
+        diagnose(answer, (title, question, answers), _thread(order), wrong)
+    return "question first, then the answers, the best on top"

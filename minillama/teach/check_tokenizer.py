@@ -44,37 +44,37 @@ def check_merge(answer: Callable) -> str:
     return "pairs are found from left to right, without overlap"
 
 
-@diagnose(
-    ("é",), ("ß",), ("س",), ("猫",), ("🦙",), ("A",),
-    praise="one to four pieces for any character of any script",
-)  # fmt: skip
-def check_fall_back(character: str) -> tuple:
+@exercise
+def check_fall_back(answer: Callable) -> str:
     """``answer(character) -> piece ids`` of a character without a piece of its own."""
-    content, place = list(character.encode("utf-8")), ord(character)
-    size = f"in UTF-8 this character takes {len(content)} bytes"
-    return [3 + byte for byte in content], {
-        "that is the character's number in Unicode; take its bytes": [place],
-        "that is 3 + the character's number in Unicode; take its bytes": [3 + place],
-        "those are the bytes; piece 0 is <unk>, and byte 0 is piece 3": content,
-        f"that is UTF-32; {size}": [3 + byte for byte in character.encode("utf-32-le")],
-        f"that is UTF-16; {size}": [3 + byte for byte in character.encode("utf-16-le")],
-    }
+    for character in ("é", "ß", "س", "猫", "🦙", "A"):
+        content, place = list(character.encode("utf-8")), ord(character)
+        size = f"in UTF-8 this character takes {len(content)} bytes"
+        wrong = {
+            "that is the character's number in Unicode; take its bytes": [place],
+            "that is 3 + the character's number in Unicode; take its bytes": [3 + place],
+            "those are the bytes; piece 0 is <unk>, and byte 0 is piece 3": content,
+            f"that is UTF-32; {size}": [3 + byte for byte in character.encode("utf-32-le")],
+            f"that is UTF-16; {size}": [3 + byte for byte in character.encode("utf-16-le")],
+        }
+        diagnose(answer, (character,), [3 + byte for byte in content], wrong)
+    return "one to four pieces for any character of any script"
 
 
-@diagnose(
-    (2.0, 100, 400), (1.75, 1000, 1000), (5.545, 10, 55),
-    praise="the same for every vocabulary: what the text costs, not how it was cut",
-)  # fmt: skip
-def check_bits_per_byte(loss: float, tokens: int, n_bytes: int) -> tuple:
+@exercise
+def check_bits_per_byte(answer: Callable) -> str:
     """``answer(loss, tokens, n_bytes) -> bits per byte``; the loss is in nats per token."""
-    bits, share = loss / math.log(2), tokens / n_bytes
-    turned = loss * math.log(2) * share
-    return bits * share, {
-        "that is nats per byte; one bit is ln 2 nats": loss * share,
-        "a nat is more than a bit, so there must be more bits than nats": turned,
-        "that is bits per token": bits,
-        "a token spans several bytes, so a byte costs less than a token": bits / share,
-    }
+    for loss, tokens, n_bytes in ((2.0, 100, 400), (1.75, 1000, 1000), (5.545, 10, 55)):
+        bits, share = loss / math.log(2), tokens / n_bytes
+        turned = loss * math.log(2) * share
+        wrong = {
+            "that is nats per byte; one bit is ln 2 nats": loss * share,
+            "a nat is more than a bit, so there must be more bits than nats": turned,
+            "that is bits per token": bits,
+            "a token spans several bytes, so a byte costs less than a token": bits / share,
+        }
+        diagnose(answer, (loss, tokens, n_bytes), bits * share, wrong)
+    return "the same for every vocabulary: what the text costs, not how it was cut"
 
 
 @exercise
@@ -103,23 +103,20 @@ def check_stream(answer: Callable) -> str:
     return "every character appears with its last byte, none in halves"
 
 
-FERTILITY = {1000: 2.0, 2000: 2.5, 4000: 2.9, 8000: 3.2, 16_000: 3.4}
-
-
-@diagnose(
-    (FERTILITY, 40_000, 32), (FERTILITY, 1_200_000, 128), (FERTILITY, 24_000_000, 512),
-    (FERTILITY, 300_000_000, 1024),
-    praise="the larger the body, the more pieces pay",
-)  # fmt: skip
-def check_best_vocabulary(bytes_per_token: dict[int, float], body: int, width: int) -> tuple:
+@exercise
+def check_best_vocabulary(answer: Callable) -> str:
     """``answer(bytes_per_token, body, width)`` is the vocabulary in which a byte costs least."""
+    fertility = {1000: 2.0, 2000: 2.5, 4000: 2.9, 8000: 3.2, 16_000: 3.4}
 
-    def cheapest(tables: int) -> int:
-        costs = {n: (body + tables * n * width) / b for n, b in bytes_per_token.items()}
+    def cheapest(body: int, output: int) -> int:
+        costs = {n: (body + output * n) / size for n, size in fertility.items()}
         return min(costs, key=costs.get)
 
-    return cheapest(1), {
-        "count only the output layer; the input embedding is a look-up": cheapest(2),
-        "few tokens, but each also meets V d weights of the output": max(bytes_per_token),
-        "the tokens are cheap, but count by the byte, not by the token": min(bytes_per_token),
-    }
+    for body, width in ((40_000, 32), (1_200_000, 128), (24_000_000, 512), (300_000_000, 1024)):
+        wrong = {
+            "count only the output layer; the input is a look-up": cheapest(body, 2 * width),
+            "few tokens, but each also meets V d weights of the output": 16_000,
+            "the tokens are cheap, but count by the byte, not by the token": 1000,
+        }
+        diagnose(answer, (fertility, body, width), cheapest(body, width), wrong)
+    return "the larger the body, the more pieces pay"

@@ -21,10 +21,7 @@ from minillama.teach.checking import (
 
 @exercise
 def check_windows(answer: Callable) -> str:
-    """``answer(ids, seq_len) -> (inputs, targets)``, each ``(n, seq_len)``, of a stream of ids.
-
-    ``ids`` is a vector of ``n seq_len + 1``; every id but the first is a target exactly once.
-    """
+    """``answer(ids, seq_len) -> (inputs, targets)``, each ``(n, seq_len)``, of a stream of ids."""
     for n, seq_len in ((1, 4), (3, 5), (4, 2)):
         ids = 100 + torch.arange(n * seq_len + 1)
         right_inputs, right_targets = ids[:-1].view(n, seq_len), ids[1:].view(n, seq_len)
@@ -44,69 +41,60 @@ def check_windows(answer: Callable) -> str:
     return "every token is predicted once, and none from itself"
 
 
-LOGITS = 3 * seeded(7)
-
-
-@diagnose(
-    (LOGITS, 1.0), (LOGITS, 0.5), (LOGITS, 2.0), (LOGITS, 0.1), (LOGITS, 0),
-    praise="from certain (0) over the model's own odds (1) to nearly uniform",
-)  # fmt: skip
-def check_temperature(logits: Tensor, temperature: float) -> tuple:
+@exercise
+def check_temperature(answer: Callable) -> str:
     """``answer(logits, temperature) -> probabilities``; temperature 0 takes the likeliest."""
-    if temperature == 0:
-        certain = F.one_hot(logits.argmax(), len(logits)).double()
-        return certain, {"do not divide by 0: give the likeliest piece 1": ANYTHING_ELSE}
-    sharp, plain = logits / temperature, logits.softmax(-1)
-    turned = (logits * temperature).softmax(-1)
-    return sharp.softmax(-1), {
-        "it ignores the temperature": plain,
-        "it is turned round: a temperature below 1 must sharpen; divide by it": turned,
-        "divide the logits, not the probabilities": plain / temperature,
-        "it holds logits: take the softmax": sharp,
-    }
+    logits = 3 * seeded(7)
+    plain = logits.softmax(-1)
+    for temperature in (1.0, 0.5, 2.0, 0.1):
+        sharp = logits / temperature
+        turned = (logits * temperature).softmax(-1)
+        wrong = {
+            "it ignores the temperature": plain,
+            "it is turned round: a temperature below 1 must sharpen; divide by it": turned,
+            "divide the logits, not the probabilities": plain / temperature,
+            "it holds logits: take the softmax": sharp,
+        }
+        diagnose(answer, (logits, temperature), sharp.softmax(-1), wrong)
+    certain = F.one_hot(logits.argmax(), 7).double()
+    wrong = {"do not divide by 0: give the likeliest piece probability 1": ANYTHING_ELSE}
+    diagnose(answer, (logits, 0), certain, wrong)
+    return "from certain (0) over the model's own odds (1) to nearly uniform"
 
 
-@diagnose(
-    (0.5,), (0.9,), (0.95,), (0.999,), tolerance=1e-6,
-    praise="13.5 steps for the paper's beta2 of 0.95, and 693 for the usual 0.999",
-)  # fmt: skip
-def check_half_life(beta: float) -> tuple:
+@exercise
+def check_half_life(answer: Callable) -> str:
     """``answer(beta) -> steps`` after which a gradient's weight in a moving average has halved."""
-    steps = math.log(0.5) / math.log(beta)
-    return steps, {
-        "that is the mean age; the weight has then fallen to about 1/e": 1 / (1 - beta),
-        "the sign: both logarithms are negative, so their quotient is not": -steps,
-        "the quotient is upside down": 1 / steps,
-        "each step multiplies the weight by beta; find n with beta^n = 1/2": 0.5 / beta,
-        "do not round": round(steps),
-    }
+    for beta in (0.5, 0.9, 0.95, 0.999):
+        steps = math.log(0.5) / math.log(beta)
+        wrong = {
+            "that is the mean age; the weight has then fallen to about 1/e": 1 / (1 - beta),
+            "the sign: both logarithms are negative, so their quotient is not": -steps,
+            "the quotient is upside down": 1 / steps,
+            "each step multiplies the weight by beta; find n with beta^n = 1/2": 0.5 / beta,
+            "do not round": round(steps),
+        }
+        diagnose(answer, (beta,), steps, wrong, tolerance=1e-6)
+    return "13.5 steps for the paper's beta2 of 0.95, and 693 for the usual 0.999"
 
 
-RUN = (100, 10, 20, 0.5)
-"""Steps of a run, of its warm-up and of its decay, and the rate between."""
-
-
-@diagnose(
-    *((step, *RUN) for step in (1, 5, 10, 100, 11, 50, 79, 80, 90, 81)),
-    (1, 4, 0, 0, 1.0), (3, 4, 0, 0, 1.0), (4, 4, 0, 0, 1.0), tolerance=1e-6,
-    praise="unlike a cosine it need not know the run's length until the way down begins",
-)  # fmt: skip
-def check_trapezoid(step: int, total: int, warmup: int, decay: int, peak: float) -> tuple:
-    """``answer(step, total, warmup, decay, peak) -> rate``: up, level, and down to 10% of it.
-
-    Updates are counted from 1. Update ``warmup`` is the first at the peak, update ``total - decay``
-    the last, and update ``total`` has a tenth of it.
-    """
-    hint = "between warm-up and decay the rate stays at the peak"
-    right = peak
-    if step < warmup:
-        right = peak * step / warmup
-        hint = "the warm-up is a straight line: it rises by peak / warmup at every update"
-    elif step > total - decay:
-        right = peak * (1 - 0.9 * (step - total + decay) / decay)
-        hint = "the way down is a straight line from the peak to a tenth of it"
-    lost = "update 1 is lost: count updates from 1" if step == 1 else "a tenth of the peak is left"
-    return right, {f"the rate is 0; {lost}": 0.0, hint: ANYTHING_ELSE}
+@exercise
+def check_trapezoid(answer: Callable) -> str:
+    """``answer(step, total, warmup, decay, peak) -> rate``: up, level, and down to 10% of it."""
+    up = "the warm-up is a straight line: it rises by peak / warmup at every update"
+    level = "between warm-up and decay the rate stays at the peak"
+    down = "the way down is a straight line from the peak to a tenth of it"
+    lost = {1: "update 1 is lost: count updates from 1", 100: "a tenth of the peak is left"}
+    for step, right, hint in (
+        (1, 0.05, up), (5, 0.25, up), (10, 0.5, up), (100, 0.05, down), (11, 0.5, level),
+        (50, 0.5, level), (79, 0.5, level), (80, 0.5, level), (90, 0.275, down), (81, 0.4775, down),
+    ):  # fmt: skip
+        wrong = {f"the rate is 0; {lost.get(step)}": 0.0, hint: ANYTHING_ELSE}
+        diagnose(answer, (step, 100, 10, 20, 0.5), right, wrong, tolerance=1e-6)
+    for step in (1, 3, 4):
+        wrong = {"without warm-up and decay the rate is level": ANYTHING_ELSE}
+        diagnose(answer, (step, 4, 0, 0, 1.0), 1.0, wrong, tolerance=1e-6)
+    return "unlike a cosine it need not know the run's length until the way down begins"
 
 
 class _Toy(nn.Module):
@@ -125,10 +113,7 @@ class _Toy(nn.Module):
 
 @exercise
 def check_accumulate(answer: Callable) -> str:
-    """``answer(model, parts)`` leaves the gradient of the mean loss over all counted targets.
-
-    ``parts`` are ``(tokens, targets)``; targets of -100 are not counted.
-    """
+    """``answer(model, parts)`` leaves the gradient of the mean loss over all counted targets."""
     generator = torch.Generator().manual_seed(8)
     for counted in ((4, 4), (8, 1, 3), (1, 8)):
         parts, gradients = [], []
@@ -155,25 +140,27 @@ def check_accumulate(answer: Callable) -> str:
     return "one target, one vote, however the batch is cut"
 
 
-@diagnose(
-    (seeded(3, 5), torch.tensor([0, 1, 2])),
-    (seeded(6, 4), torch.tensor([-100, -100, 2, 3, 0, 1])),
-    (1000 * seeded(4, 9), torch.tensor([-100, 1, 2, 3])),
-    praise="softmax minus one-hot, shared among the targets that count",
-)
-def check_loss_gradient(logits: Tensor, targets: Tensor) -> tuple:
+@exercise
+def check_loss_gradient(answer: Callable) -> str:
     """``answer(logits, targets) -> gradient`` of the mean loss; targets of -100 do not count."""
-    leaf, counted = logits.clone().requires_grad_(), int((targets >= 0).sum())
-    F.cross_entropy(leaf, targets).backward()
-    right, rows, share = leaf.grad, len(logits), logits.softmax(-1)
-    unmasked = share - F.one_hot(targets.clamp(min=0), logits.shape[1])
-    return right, {
-        "the loss is a mean: divide by the number of targets": right * counted,
-        "the sign is turned round: softmax minus one-hot": -right,
-        "the true piece is missing: subtract 1 from its probability": share / rows,
-        f"divide by the {counted} targets that count, not by all {rows}": right * counted / rows,
-        "a target of -100 does not count: its row of the gradient is zero": unmasked / counted,
-    }
+    for logits, targets in (
+        (seeded(3, 5), torch.tensor([0, 1, 2])),
+        (seeded(6, 4), torch.tensor([-100, -100, 2, 3, 0, 1])),
+        (1000 * seeded(4, 9), torch.tensor([-100, 1, 2, 3])),
+    ):
+        leaf, counted = logits.clone().requires_grad_(), int((targets >= 0).sum())
+        F.cross_entropy(leaf, targets).backward()
+        right, rows, share = leaf.grad, len(logits), logits.softmax(-1)
+        unmasked = share - F.one_hot(targets.clamp(min=0), logits.shape[1])
+        wrong = {
+            "the loss is a mean: divide by the number of targets": right * counted,
+            "the sign is turned round: softmax minus one-hot": -right,
+            "the true piece is missing: subtract 1 from its probability": share / rows,
+            f"divide by the {counted} that count, not by all {rows}": right * counted / rows,
+            "a target of -100 does not count: its row of the gradient is zero": unmasked / counted,
+        }
+        diagnose(answer, (logits, targets), right, wrong)
+    return "softmax minus one-hot, shared among the targets that count"
 
 
 def _values(n: int) -> np.ndarray:
@@ -187,25 +174,22 @@ def _running_means(values: np.ndarray, alpha: float, first: float = 0.0) -> Tens
     return torch.tensor(means[1:], dtype=torch.float64)
 
 
-@diagnose(
-    (_values(5), 0.5), (_values(40), 0.1), (_values(12), 1.0),
-    praise="no bias at the start: the first mean is the first value, as it should be",
-)  # fmt: skip
-def check_exponential_mean(values: np.ndarray, alpha: float) -> tuple:
-    """``answer(values, alpha) -> means``, one a value, each with weights that add up to 1.
-
-    The value of age a (0 is the newest) weighs in proportion to ``(1 - alpha)^a``.
-    """
-    steps = torch.arange(1, len(values) + 1)
-    biased, swapped = _running_means(values, alpha), _running_means(values, 1 - alpha)
-    return biased / (1 - (1 - alpha) ** steps), {
-        "the first means are too small: the weights up to step t add up to only "
-        "1 - (1 - alpha)^t; divide by that": biased,
-        "you started from the first value, which then weighs too much for long: start from 0 "
-        "and divide by the sum of the weights": _running_means(values, alpha, values[0]),
-        "alpha and 1 - alpha have changed places: the newest value weighs alpha":
-            swapped / (1 - alpha**steps).clamp(min=1e-12),
-    }  # fmt: skip
+@exercise
+def check_exponential_mean(answer: Callable) -> str:
+    """``answer(values, alpha) -> means``, one a value, each with weights that add up to 1."""
+    for values, alpha in ((_values(5), 0.5), (_values(40), 0.1), (_values(12), 1.0)):
+        steps = torch.arange(1, len(values) + 1)
+        biased, swapped = _running_means(values, alpha), _running_means(values, 1 - alpha)
+        wrong = {
+            "the first means are too small: the weights up to step t add up to only "
+            "1 - (1 - alpha)^t; divide by that": biased,
+            "you started from the first value, which then weighs too much for long: start from 0 "
+            "and divide by the sum of the weights": _running_means(values, alpha, values[0]),
+            "alpha and 1 - alpha have changed places: the newest value weighs alpha":
+                swapped / (1 - alpha**steps).clamp(min=1e-12),
+        }  # fmt: skip
+        diagnose(answer, (values, alpha), biased / (1 - (1 - alpha) ** steps), wrong)
+    return "no bias at the start: the first mean is the first value, as it should be"
 
 
 def _noisy_curve(sigma: float, falls: float) -> np.ndarray:
@@ -214,21 +198,20 @@ def _noisy_curve(sigma: float, falls: float) -> np.ndarray:
     return 5 - falls * np.log1p(steps) / np.log1p(len(steps)) + noise
 
 
-@diagnose(
-    (_noisy_curve(0.2, 0.0),), (_noisy_curve(0.05, 3.0),), (_noisy_curve(0.3, 1.0),),
-    praise="the trend drops out of differences, and nobody has to know the true curve",
-    tolerance=5e-4,
-)  # fmt: skip
-def check_noise(losses: np.ndarray) -> tuple:
+@exercise
+def check_noise(answer: Callable) -> str:
     """``answer(losses) -> sigma``, the noise of one step, whatever the trend of the curve."""
-    jump = float(np.diff(losses).std())
-    return jump / math.sqrt(2), {
-        "the spread of the curve itself holds its fall as well; take differences of neighbors":
-            losses.std(),
-        "a difference has the noise of two steps: divide by the root of 2": jump,
-        "divide by the root of 2, not by 2": jump / 2,
-        "that is the variance; take its root": jump**2 / 2,
-    }  # fmt: skip
+    for losses in (_noisy_curve(0.2, 0.0), _noisy_curve(0.05, 3.0), _noisy_curve(0.3, 1.0)):
+        jump = float(np.diff(losses).std())
+        wrong = {
+            "the spread of the curve itself holds its fall as well; take differences of neighbors":
+                losses.std(),
+            "a difference has the noise of two steps: divide by the root of 2": jump,
+            "divide by the root of 2, not by 2": jump / 2,
+            "that is the variance; take its root": jump**2 / 2,
+        }  # fmt: skip
+        diagnose(answer, (losses,), jump / math.sqrt(2), wrong, tolerance=5e-4)
+    return "the trend drops out of differences, and nobody has to know the true curve"
 
 
 TOKENS = np.geomspace(0.2, 5.0, 30)
@@ -239,45 +222,42 @@ def _power_law(floor: float, scale: float, beta: float, sigma: float) -> tuple:
     return TOKENS, floor + scale * TOKENS**-beta + noise, beta
 
 
-@diagnose(
-    _power_law(2.0, 1.5, 0.4, 0.0),
-    _power_law(1.0, 3.0, 0.1, 0.05),
-    praise="linear once beta is fixed: two columns, one least squares, and a grid does the rest",
-)
-def check_power_law(tokens: np.ndarray, losses: np.ndarray, beta: float) -> tuple:
-    """``answer(tokens, losses, beta) -> (floor, scale)`` of ``floor + scale / tokens**beta``.
-
-    The two that make the sum of squared misses least, for the ``beta`` that is given.
-    """
-    column = tokens**-beta
-    best = torch.tensor(np.polyfit(column, losses, 1)[::-1].copy())
-    turned = torch.tensor(np.polyfit(1 / column, losses, 1)[::-1].copy())
-    only_scale = torch.tensor([0.0, column @ losses / (column @ column)])
-    return best, {
-        "floor and scale have changed places": best.flip(0),
-        "the loss falls with tokens: take tokens to the power of MINUS beta": turned,
-        "you left the floor out: fit a constant as well": only_scale,
-        "a fit with smaller misses exists; return two numbers, floor and scale": ANYTHING_ELSE,
-    }
+@exercise
+def check_power_law(answer: Callable) -> str:
+    """``answer(tokens, losses, beta) -> (floor, scale)`` of ``floor + scale / tokens**beta``."""
+    for tokens, losses, beta in (_power_law(2.0, 1.5, 0.4, 0.0), _power_law(1.0, 3.0, 0.1, 0.05)):
+        column = tokens**-beta
+        best = torch.tensor(np.polyfit(column, losses, 1)[::-1].copy())
+        turned = torch.tensor(np.polyfit(1 / column, losses, 1)[::-1].copy())
+        only_scale = torch.tensor([0.0, column @ losses / (column @ column)])
+        wrong = {
+            "floor and scale have changed places": best.flip(0),
+            "the loss falls with tokens: take tokens to the power of MINUS beta": turned,
+            "you left the floor out: fit a constant as well": only_scale,
+            "a fit with smaller misses exists; return two numbers, floor and scale": ANYTHING_ELSE,
+        }
+        diagnose(answer, (tokens, losses, beta), best, wrong)
+    return "linear once beta is fixed: two columns, one least squares, and a grid does the rest"
 
 
-@diagnose(
-    (3.0, 2.0, 2.0, 0.5), (2.1, 1.7, 5.0, 0.3), (2.0, 2.0, 2.0, 0.5), (1.5, 2.0, 2.0, 0.5),
-    tolerance=1e-6,
-    praise="a power law is dear: halving the distance to the floor takes 2^(1/beta) times the "
-    "tokens",
-)  # fmt: skip
-def check_tokens_to_reach(loss: float, floor: float, scale: float, beta: float) -> tuple:
+@exercise
+def check_tokens_to_reach(answer: Callable) -> str:
     """``answer(loss, floor, scale, beta) -> tokens``; ``math.inf`` for what is never reached."""
-    if loss <= floor:
-        never = "a loss at or below the floor is never reached: return math.inf"
-        return math.inf, {never: ANYTHING_ELSE}
-    share = scale / (loss - floor)
-    return share ** (1 / beta), {
-        "subtract the floor from the loss first": (scale / loss) ** (1 / beta),
-        "tokens^beta = scale / (loss - floor); the root is 1 / beta, not with beta": share**beta,
-        "upside down: a loss nearer to the floor takes more tokens": share ** (-1 / beta),
-    }
+    for loss, floor, scale, beta in ((3.0, 2.0, 2.0, 0.5), (2.1, 1.7, 5.0, 0.3)):
+        share = scale / (loss - floor)
+        wrong = {
+            "subtract the floor from the loss first": (scale / loss) ** (1 / beta),
+            "tokens^beta = scale / (loss - floor); the root is 1 / beta, not with beta":
+                share**beta,
+            "upside down: a loss nearer to the floor takes more tokens": share ** (-1 / beta),
+        }  # fmt: skip
+        diagnose(answer, (loss, floor, scale, beta), share ** (1 / beta), wrong, tolerance=1e-6)
+    for loss in (2.0, 1.5):
+        wrong = {"a loss at or below the floor is never reached: return math.inf": ANYTHING_ELSE}
+        diagnose(answer, (loss, 2.0, 2.0, 0.5), math.inf, wrong)
+    return (
+        "a power law is dear: halving the distance to the floor takes 2^(1/beta) times the tokens"
+    )
 
 
 BUDGETS = {
@@ -295,12 +275,7 @@ BUDGETS = {
 
 @exercise
 def check_best_size(answer: Callable) -> str:
-    """``answer(flops, curves) -> name`` of the size with the least loss at that compute.
-
-    ``curves`` is a dictionary of ``name: (parameters, tokens, losses)``; a run has used
-    ``6 * parameters * tokens``. A run that has no point so early, or none so late, does not count;
-    None if no run is left.
-    """
+    """``answer(flops, curves) -> name`` of the size with the least loss at that compute."""
     tokens = np.array([1.0, 2.0, 4.0, 8.0])
     curves = {
         "small": (1, tokens, np.array([4.0, 3.6, 3.4, 3.3])),

@@ -6,7 +6,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from minillama.teach.checking import exercise, expect, number, returned, without_string_hash
+from minillama.teach.checking import (
+    compare,
+    exercise,
+    expect,
+    number,
+    returned,
+    without_string_hash,
+)
 
 SAME_LINES = (
     ("See also", "SEE ALSO", "in case"),
@@ -78,16 +85,17 @@ def check_spans(answer: Callable) -> str:
     """``answer(pages) -> the pages without repeated spans of three sentences``."""
     for case, letters in SPAN_CASES:
         pages = [list(page) for page in letters]
+        right = _without_spans(pages)
         given = returned(answer([list(page) for page in letters]), "a list of pages")
         counted = isinstance(given, list | tuple) and len(given) == len(pages)
         expect(counted, f"{case}: return a list of as many pages as were given, empty ones too")
-        given, right = [list(page) for page in given], _without_spans(pages)
-        untouched = right[0] != pages[0] or given[0] == pages[0]
+        untouched = right[0] != pages[0] or list(given[0]) == pages[0]
         expect(untouched, f"{case}: nothing goes from the first: the first copy of a span stays")
-        kept, wanted = sum(map(len, given)), sum(map(len, right))
-        expect(kept >= wanted, f"{case}: too many sentences are gone: {given} from {pages}")
-        expect(kept <= wanted, f"{case}: too few sentences are gone: {given} from {pages}")
-        expect(given == right, f"{case}: {given} from {pages}, which should be {right}")
+        surplus = sum(map(len, given)) - sum(map(len, right))
+        what = f"sentences are gone: {given} from {pages}"
+        expect(surplus >= 0, f"{case}: too many {what}")
+        expect(surplus <= 0, f"{case}: too few {what}")
+        compare(case, [list(page) for page in given], right)
     return "a quotation of three sentences goes, two in common may stay"
 
 
@@ -142,34 +150,30 @@ THRESHOLD_CASES = (
 )
 
 
+def _kept(scores: list[float], labels: list[int], threshold: float) -> tuple[int, float]:
+    """Return how many references stay at this threshold, and the precision."""
+    kept = [label for score, label in zip(scores, labels, strict=True) if score >= threshold]
+    precision = sum(kept) / len(kept) if kept else 1.0
+    return sum(kept), precision
+
+
 @exercise
 def check_threshold(answer: Callable) -> str:
     """``answer(scores, labels, precision) -> the threshold with most references kept``."""
     for scores, labels, wanted in THRESHOLD_CASES:
-
-        def quality(
-            threshold: float, pages: tuple = tuple(zip(scores, labels, strict=True))
-        ) -> tuple[float, int]:
-            kept = [label for score, label in pages if score >= threshold]
-            return sum(kept) / max(1, len(kept)), sum(kept)
-
         given = returned(answer(list(scores), list(labels), wanted), "a threshold")
         call = f"scores {scores}, labels {labels}, precision {wanted:g}"
         threshold = number(given)
-        expect(threshold is not None and not math.isnan(threshold),
-               f"{call}: return a number, not {given!r}")  # fmt: skip
-        reached = [quality(score) for score in scores]
-        best = max((n for precision, n in reached if precision >= wanted), default=0)
-        if not best:
-            expect(threshold == math.inf, f"{call}: no threshold will do; return math.inf")
-            continue
-        precision, kept = quality(threshold)
-        none_or_enough = threshold > max(scores) or precision >= wanted
-        expect(none_or_enough, f"{call}: at {given:g} the precision is only {precision:.2f}")
-        expect(
-            kept == best,
-            f"{call}: at {given:g} you keep {kept} references, and {best} are possible (a page is "
-            "kept if score >= threshold); precision may rise again further down, so look at every "
-            "score",
-        )
+        numeric = threshold is not None and threshold == threshold
+        expect(numeric, f"{call}: return a number, not {given!r}")
+        reached = [_kept(scores, labels, score) for score in scores]
+        best = max((n for n, precision in reached if precision >= wanted), default=0)
+        possible = best > 0 or threshold == math.inf
+        expect(possible, f"{call}: no threshold will do; return math.inf")
+        n, precision = _kept(scores, labels, threshold)
+        low = f"at {threshold:g} the precision is only {precision:.2f}"
+        expect(precision >= wanted, f"{call}: {low}")
+        few = f"at {threshold:g} you keep {n} references, and {best} are possible"
+        again = "precision may rise again further down, so look at every score"
+        expect(n == best, f"{call}: {few}; {again}")
     return "as lenient as the wanted precision allows"

@@ -15,7 +15,6 @@ from torch import Tensor
 from minillama.teach.proof import relative_error
 
 Check = Callable[[Callable], None]
-Formula = Callable[..., tuple[Any, dict[str, Any]]]
 
 
 class NotYet(Exception):
@@ -48,30 +47,20 @@ def exercise(check: Callable[[Callable], str]) -> Check:
 
 
 def diagnose(
-    *cases: tuple, praise: str, tolerance: float | None = None
-) -> Callable[[Formula], Check]:
-    """Turn ``formula(*case) -> (right, wrong)`` into the check of an exercise.
-
-    The student's function is called with each of ``cases``, of which it gets a copy. ``right`` is
-    the result that it should return; ``wrong`` has hints, each with the result of the typical
-    mistake that it names. See ``compare``, which says what ``tolerance`` means.
-    """
-
-    def decorate(formula: Formula) -> Check:
-        @functools.wraps(formula)
-        def check(answer: Callable) -> str:
-            for case in cases:
-                call = f"{_name(answer)}({', '.join(map(_brief, case))})"
-                handed = copy.deepcopy(case)
-                given = answer(*handed)
-                untouched = repr(handed) == repr(case)
-                expect(untouched, f"{call} changed what it was given: work on a copy")
-                compare(call, given, *formula(*case), tolerance)
-            return praise
-
-        return exercise(check)
-
-    return decorate
+    answer: Callable,
+    arguments: tuple,
+    right: Any,
+    wrong: Mapping[str, Any],
+    tolerance: float | None = None,
+) -> None:
+    """Call the student's function with a copy of ``arguments`` and ``compare`` what it returns."""
+    shown = ", ".join(_brief(argument) for argument in arguments)
+    call = f"{_name(answer)}({shown})"
+    handed = copy.deepcopy(arguments)
+    given = answer(*handed)
+    untouched = repr(handed) == repr(arguments)
+    expect(untouched, f"{call} changed what it was given: work on a copy")
+    compare(call, given, right, wrong, tolerance)
 
 
 def _name(answer: Callable) -> str:
@@ -113,8 +102,8 @@ def compare(
 ) -> None:
     """Expect the ``right`` number, tensor, text or list, or end the check with a hint.
 
-    ``tolerance`` of numbers is relative to the right one or to 1 if that is more; of tensors it is
-    relative to the largest number.
+    ``wrong`` has hints, each with the result of the typical mistake that it names. ``tolerance`` of
+    numbers is relative to the right one or to 1 if that is more; of tensors to the largest number.
     """
     expect(given is not None, f"{call} is None; replace `return None` by your answer")
     given = _in_the_form_of(right, given)

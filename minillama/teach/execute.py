@@ -22,11 +22,7 @@ KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": 
 
 
 def execute(path: Path) -> nbformat.NotebookNode:
-    """Run the notebook at ``path`` in its own folder and return it with its outputs.
-
-    Raises:
-        MinillamaError: a cell stopped with an error, or wrote to standard error.
-    """
+    """Run the notebook at ``path`` in its own folder and return it with its outputs."""
     try:
         notebook = nbformat.read(path, as_version=4)
     except (OSError, ValueError, nbformat.ValidationError) as error:
@@ -43,11 +39,7 @@ def execute(path: Path) -> nbformat.NotebookNode:
 
 
 def tidy(notebook: nbformat.NotebookNode, path: Path) -> nbformat.NotebookNode:
-    """Keep tags and outputs; drop whatever names a machine, a version or a time.
-
-    Raises:
-        MinillamaError: a cell wrote to standard error (a warning or a progress bar).
-    """
+    """Keep tags and outputs; drop whatever names a machine, a version or a time."""
     notebook.metadata = nbformat.from_dict(
         {"kernelspec": KERNEL, "language_info": {"name": "python"}}
     )

@@ -4,7 +4,6 @@ The loop is the same page for one processor and for 2,048: where processes have 
 other, it calls its backend. ``scale.runtime.DistributedBackend`` answers the same calls for many.
 """
 
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -66,8 +65,8 @@ class LocalBackend:
         self, module: nn.Module, config: TrainConfig, last: bool
     ) -> AbstractContextManager:
         """Context of one forward and backward, the ``last`` of a step or not."""
-        half = config.dtype == "bfloat16"
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=half)
+        kind = next(module.parameters()).device.type
+        return torch.autocast(kind, torch.bfloat16, enabled=config.dtype == "bfloat16")
 
     def mean(self, values: Tensor) -> Tensor:
         """The mean of ``values`` over all processes (in place)."""
@@ -94,62 +93,6 @@ class LocalBackend:
         """Load a step's weights and optimizer state in place."""
         checkpoint.restore(run, step, model, optimizer)
 
-    def saver(self, config: TrainConfig) -> "LocalSaver":
+    def saver(self, config: TrainConfig) -> checkpoint.LocalSaver:
         """What writes the checkpoints of a run."""
-        return LocalSaver(config.run, config.milestone_steps(), config.async_save)
-
-
-class LocalSaver:
-    """Writes checkpoints, if asked while training goes on: then at most one, from a copy.
-
-    Args:
-        run: the run folder.
-        keep: steps whose checkpoints are kept for good.
-        background: return as soon as the copy is made; the next call raises a failure.
-    """
-
-    def __init__(self, run: Path, keep: set[int], background: bool = False) -> None:
-        self.run, self.keep = run, keep
-        self._pool = ThreadPoolExecutor(1) if background else None
-        self._pending: Future | None = None
-
-    def save(
-        self, step: int, model: Llama, optimizer: torch.optim.Optimizer, state: dict[str, Any]
-    ) -> None:
-        """Write the checkpoint of ``step`` and delete those that are no longer needed.
-
-        Raises:
-            CheckpointError: it, or the one before in the background, could not be written.
-        """
-        self.wait()
-        weights, moments = model.state_dict(), optimizer.state_dict()
-        if self._pool is None:
-            self._write(step, weights, moments, state)
-        else:
-            copies = copy_to_cpu(weights), copy_to_cpu(moments)
-            self._pending = self._pool.submit(self._write, step, *copies, state)
-
-    def _write(self, step: int, *values: dict[str, Any]) -> None:
-        checkpoint.write(self.run, step, *values)
-        checkpoint.prune(self.run, self.keep)
-
-    @property
-    def failed(self) -> bool:
-        """Whether the checkpoint in the background could not be written, as far as is known."""
-        pending = self._pending
-        return pending is not None and pending.done() and pending.exception() is not None
-
-    def wait(self) -> None:
-        """Return when nothing is being written any more. Raises ``CheckpointError``."""
-        pending, self._pending = self._pending, None
-        if pending:
-            pending.result()
-
-
-def copy_to_cpu(values: Any) -> Any:
-    """Tensors, in dictionaries and lists, copied to the CPU; other values as they are."""
-    if isinstance(values, dict):
-        return {key: copy_to_cpu(value) for key, value in values.items()}
-    if isinstance(values, list):
-        return [copy_to_cpu(value) for value in values]
-    return values.detach().to("cpu", copy=True) if isinstance(values, Tensor) else values
+        return checkpoint.LocalSaver(config.run, config.milestone_steps(), config.async_save)

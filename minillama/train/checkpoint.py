@@ -15,6 +15,7 @@ import os
 import pickle
 import re
 import warnings
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from torch.distributed import checkpoint as dcp
+from torch.utils._pytree import tree_map_only
 
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, DataError
@@ -108,6 +110,70 @@ def prune(run: Path, keep: set[int], last: int = 2) -> None:
     for step in steps(run)[:-last]:
         if step not in keep:
             delete(folder(run, step))
+
+
+class LocalSaver:
+    """Writes the checkpoints of a run, if asked while training goes on.
+
+    In the background at most one is being written, from a copy in the CPU's memory; a failure is
+    raised by the next call.
+
+    Args:
+        run: the run folder.
+        keep: steps whose checkpoints are kept for good.
+        background: return as soon as the copy is made.
+    """
+
+    def __init__(self, run: Path, keep: set[int], background: bool = False) -> None:
+        self.run, self.keep = run, keep
+        self._executor = ThreadPoolExecutor(1) if background else None
+        self._writing: Future[None] | None = None
+
+    def save(
+        self, step: int, model: Llama, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    ) -> None:
+        """Write the checkpoint of ``step`` and delete those that are no longer needed.
+
+        Raises:
+            CheckpointError: it, or the one before in the background, could not be written.
+        """
+        self.wait()
+        tensors = self.collect(model, optimizer)
+        if self._executor is None:
+            self.write(step, tensors, state)
+        else:
+            copies = tree_map_only(Tensor, copy_to_cpu, tensors)
+            self._writing = self._executor.submit(self.write, step, copies, state)
+
+    def collect(self, model: Llama, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+        """What this process has to write."""
+        return {"weights": model.state_dict(), "optimizer": optimizer.state_dict()}
+
+    def write(self, step: int, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+        """Write what was collected, and delete old checkpoints."""
+        write(self.run, step, **tensors, state=state)
+        prune(self.run, self.keep)
+
+    @property
+    def failed(self) -> bool:
+        """Whether the checkpoint in the background could not be written, as far as is known."""
+        writing = self._writing
+        return writing is not None and writing.done() and writing.exception() is not None
+
+    def wait(self) -> None:
+        """Return when nothing is being written any more.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        writing, self._writing = self._writing, None
+        if writing:
+            writing.result()
+
+
+def copy_to_cpu(tensor: Tensor) -> Tensor:
+    """A copy of a tensor, of a DTensor's local part, in the CPU's memory."""
+    return tensor.detach().to("cpu", copy=True)
 
 
 def is_sharded(checkpoint: Path) -> bool:

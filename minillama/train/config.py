@@ -135,8 +135,12 @@ def from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
     for key in values:
         if key not in fields:
             raise ConfigError(f"unknown key '{key}' in {where}", nearest(key, fields))
-    nested = {"model": ModelConfig, "optimizer": OptimizerConfig, "parallel": ParallelConfig,
-              "rope_scaling": RopeScaling}  # fmt: skip
+    nested = {
+        "model": ModelConfig,
+        "optimizer": OptimizerConfig,
+        "parallel": ParallelConfig,
+        "rope_scaling": RopeScaling,
+    }
     arguments = {}
     for key, value in values.items():
         if key == "model" and isinstance(value, str):
@@ -144,14 +148,16 @@ def from_dict(cls: type, values: dict[str, Any], where: str) -> Any:
         elif key in nested and isinstance(value, dict):
             value = from_dict(nested[key], value, f"[{key}] of {where}")
         elif not _fits(value, fields[key].type):
-            kind = fields[key].type
-            words = ["a table"] if key in nested else getattr(kind, "__args__", [kind.__name__])
-            allowed = " or ".join(words)
-            raise ConfigError(
-                f"{key} = {value!r} in {where} has the wrong type", f"it must be {allowed}"
-            )
+            what = f"{key} = {value!r} in {where} has the wrong type"
+            words = ["a table"] if key in nested else _allowed(fields[key].type)
+            raise ConfigError(what, f"it must be {' or '.join(words)}")
         arguments[key] = value
     return cls(**arguments)
+
+
+def _allowed(kind: Any) -> list[str]:
+    """In words: the choices of a Literal, or the name of a type."""
+    return getattr(kind, "__args__", [kind.__name__])
 
 
 def _fits(value: Any, kind: Any) -> bool:
@@ -172,14 +178,19 @@ def load_preset(name: str) -> TrainConfig:
     """A preset by name, as in ``load_preset("nano-65b")``. Unknown names suggest the nearest."""
     if name not in presets():
         raise ConfigError(f"unknown preset '{name}'", nearest(name, presets()))
-    text = (package_files("minillama") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    return from_dict(TrainConfig, {"name": name} | tomllib.loads(text), f"preset {name}")
+    values = tomllib.loads(preset_text(name))
+    return from_dict(TrainConfig, {"name": name} | values, f"preset {name}")
+
+
+def preset_text(name: str) -> str:
+    """The TOML file of a preset."""
+    file = package_files("minillama") / "presets" / f"{name}.toml"
+    return file.read_text(encoding="utf-8")
 
 
 def preset_world(name: str) -> int | None:
     """The processes that a preset's own torchrun command starts; None if it has none."""
-    text = (package_files("minillama") / "presets" / f"{name}.toml").read_text(encoding="utf-8")
-    found = re.search(r"torchrun --nnodes=(\d+) --nproc-per-node=(\d+)", text)
+    found = re.search(r"torchrun --nnodes=(\d+) --nproc-per-node=(\d+)", preset_text(name))
     return int(found[1]) * int(found[2]) if found else None
 
 
@@ -196,12 +207,12 @@ def read_config(path: Path) -> TrainConfig:
 
 def write_config(path: Path, config: TrainConfig) -> None:
     """Write every field, so that the run folder says all that the run was; TOML has no None."""
-
-    def without_none(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        return {key: value for key, value in pairs if value is not None}
-
-    values = dataclasses.asdict(config, dict_factory=without_none)
+    values = dataclasses.asdict(config, dict_factory=_without_none)
     write_text(path, tomli_w.dumps(values))
+
+
+def _without_none(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {key: value for key, value in pairs if value is not None}
 
 
 def check_same_run(old: TrainConfig, new: TrainConfig, path: Path) -> None:

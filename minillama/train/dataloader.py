@@ -112,19 +112,27 @@ class StatelessDataLoader:
         block, position = divmod(sequence, BLOCK)
         order, earlier = self._block(block)
         name = list(self.quotas)[order[position]]
-        return name, block * self.quotas[name] + int(earlier[position])
+        before = block * self.quotas[name]
+        number = before + int(earlier[position])
+        return name, number
 
     def window(self, name: str, number: int) -> np.ndarray:
         """The ``number``-th window that a run reads of a slice: ``(seq_len + 1,)`` ids.
 
         A slice shorter than a window is read round and round.
         """
-        file, per_epoch = self.files[name], self.windows_per_epoch(name)
+        file, size = self.files[name], self.seq_len + 1
+        # which window of the slice
+        per_epoch = self.windows_per_epoch(name)
         epoch, place = divmod(number, per_epoch)
-        size = self.seq_len + 1
-        begin = permute(place, per_epoch, self._keys(name, epoch)) * self.seq_len
-        tokens = file.read(begin, min(begin + size, file.tokens)).astype(np.int64)
-        return np.resize(tokens, size) if file.tokens < size else tokens
+        window = permute(place, per_epoch, self._keys(name, epoch))
+        # its tokens
+        begin = window * self.seq_len
+        end = min(begin + size, file.tokens)
+        tokens = file.read(begin, end).astype(np.int64)
+        if file.tokens < size:
+            tokens = np.resize(tokens, size)
+        return tokens
 
     def batch(self, step: int, rank: int = 0, world: int = 1) -> Tensor:
         """This process's part of global step ``step`` (counted from 0).
@@ -135,8 +143,12 @@ class StatelessDataLoader:
         """
         local = self.share(world)
         first = step * self.batch_sequences + rank * local
-        windows = [self.window(*self.locate(n)) for n in range(first, first + local)]
-        return torch.from_numpy(np.stack(windows))
+        windows = []
+        for sequence in range(first, first + local):
+            name, number = self.locate(sequence)
+            windows.append(self.window(name, number))
+        stacked = np.stack(windows)  # (local, seq_len + 1)
+        return torch.from_numpy(stacked)
 
     def batches(self, start: int, end: int, rank: int = 0, world: int = 1) -> Iterator[Tensor]:
         """The batches of steps ``start`` to ``end - 1``; a thread reads one ahead."""

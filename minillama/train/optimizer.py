@@ -53,11 +53,14 @@ def learning_rate(step: int, total_steps: int, config: OptimizerConfig) -> float
     Update 1 already moves (rate peak / warmup), update ``warmup_steps`` is the peak, and update
     ``total_steps`` is ``final_lr_fraction`` of it.
     """
-    if step <= config.warmup_steps:
-        return config.lr * step / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, total_steps - config.warmup_steps)
-    cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))  # 1 to 0
-    return config.lr * (config.final_lr_fraction + (1 - config.final_lr_fraction) * cosine)
+    warmup, final = config.warmup_steps, config.final_lr_fraction
+    if step <= warmup:
+        return config.lr * step / warmup
+    progress = (step - warmup) / max(1, total_steps - warmup)  # 0 to 1
+    angle = math.pi * min(1.0, progress)
+    cosine = 0.5 * (1 + math.cos(angle))  # 1 to 0
+    fraction = final + (1 - final) * cosine
+    return config.lr * fraction
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
@@ -79,30 +82,32 @@ def build_optimizer(model: nn.Module, config: OptimizerConfig) -> torch.optim.Ad
 def clip_gradients(model: nn.Module, max_norm: float) -> float:
     """Scale gradients so that their joint norm is at most ``max_norm``; return the norm before.
 
-    The norm is that of the whole gradient, also if each process holds only pieces of it.
+    The norm is that of the whole gradient, also if each process holds only a part of it.
     """
     grads = [p.grad for p in model.parameters() if p.grad is not None]
     if not any(isinstance(grad, DTensor) for grad in grads):
         return float(nn.utils.clip_grad_norm_(model.parameters(), max_norm))
     norm = global_norm(grads)
     factor = torch.clamp(max_norm / (norm + 1e-6), max=1.0)  # as in clip_grad_norm_
-    torch._foreach_mul_([grad.to_local() for grad in grads], factor)
+    parts = [grad.to_local() for grad in grads]
+    torch._foreach_mul_(parts, factor)
     return float(norm)
 
 
 def global_norm(grads: list[DTensor]) -> Tensor:
     """The joint norm of tensors that are spread over all processes: a scalar, on all of them.
 
-    Each process adds up the squares of its pieces, and one sum over the processes does the rest. A
-    piece that lies on n processes is counted n times, each time as one n-th.
+    Each process adds up the squares of its part, and one sum over the processes does the rest. What
+    lies on n processes is counted n times, each time as one n-th.
     """
     total = torch.zeros((), dtype=torch.float64, device=grads[0].device)
     for grad in grads:
-        pieces = 1
+        assert not any(p.is_partial() for p in grad.placements), "a gradient that was not summed"
+        shards = 1
         for size, placement in zip(grad.device_mesh.shape, grad.placements, strict=True):
-            assert not placement.is_partial(), "a gradient that was not summed"
-            pieces *= 1 if placement.is_replicate() else size
-        square = torch.linalg.vector_norm(grad.to_local()).double() ** 2
-        total += square * pieces / dist.get_world_size()
+            if not placement.is_replicate():
+                shards *= size
+        norm = torch.linalg.vector_norm(grad.to_local()).double()
+        total += norm**2 * shards / dist.get_world_size()
     dist.all_reduce(total)
     return total.sqrt().float()

@@ -120,19 +120,25 @@ def score(
     loss, bpb = {}, {}
     for name in corpus.slices:
         parts = windows(corpus.valid[name], seq_len, max_tokens)
-        tokens = sum(len(part) - 1 for part in parts)
-        if not tokens:
+        if not parts:
             continue
-        n_bytes = sum(int(size_of[part[1:]].sum()) for part in parts)
+        targets = np.concatenate([part[1:] for part in parts])
+        n_bytes = int(size_of[targets].sum())
         nats = -log_prob(parts)
-        loss[name] = nats / tokens
+        loss[name] = nats / len(targets)
         bpb[name] = nats / math.log(2) / max(1, n_bytes)
-    total = sum(corpus.weights[name] for name in loss) or 1.0
+    return {
+        "loss": mixture_mean(loss, corpus.weights),
+        "bpb": mixture_mean(bpb, corpus.weights),
+        "loss_by_slice": loss,
+        "bpb_by_slice": bpb,
+    }
 
-    def mean(values: dict[str, float]) -> float:
-        return sum(corpus.weights[name] * value for name, value in values.items()) / total
 
-    return {"loss": mean(loss), "bpb": mean(bpb), "loss_by_slice": loss, "bpb_by_slice": bpb}
+def mixture_mean(values: dict[str, float], weights: dict[str, float]) -> float:
+    """The mean over the slices that have a value, by their share of the mixture."""
+    total = sum(weights[name] for name in values) or 1.0
+    return sum(weights[name] * value for name, value in values.items()) / total
 
 
 def batches(parts: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -143,13 +149,18 @@ def batches(parts: list[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
     """
     by_length = sorted(parts, key=len)
     while by_length:
-        fit = max(1, BATCH_TOKENS // len(by_length[-1]))
-        chosen, by_length = by_length[-fit:], by_length[:-fit]
-        tokens = torch.zeros(len(chosen), len(chosen[-1]) - 1, dtype=torch.int64)
+        # As many of the longest as fit.
+        longest = len(by_length[-1])
+        fit = max(1, BATCH_TOKENS // longest)
+        chosen = by_length[-fit:]
+        del by_length[-fit:]
+        # (windows, longest - 1) each
+        tokens = torch.zeros(len(chosen), longest - 1, dtype=torch.int64)
         targets = torch.full_like(tokens, IGNORED)
         for row, part in enumerate(chosen):
-            tokens[row, : len(part) - 1] = torch.from_numpy(part[:-1])
-            targets[row, : len(part) - 1] = torch.from_numpy(part[1:])
+            length = len(part) - 1
+            tokens[row, :length] = torch.from_numpy(part[:-1])
+            targets[row, :length] = torch.from_numpy(part[1:])
         yield tokens, targets
 
 
@@ -160,12 +171,18 @@ def windows_log_prob(model: Llama, parts: list[np.ndarray], backend: LocalBacken
     On a mesh every forward pass is a collective operation, so processes that have fewer batches
     than others fill up with passes over nothing.
     """
-    share = list(batches(parts[backend.data_rank :: backend.data_size]))
-    nothing = torch.zeros(1, 1, dtype=torch.int64)
+    # This process's windows.
+    own = parts[backend.data_rank :: backend.data_size]
+    share = list(batches(own))
     rounds = backend.maximum(len(share))
-    share += [(nothing, nothing + IGNORED)] * (rounds - len(share))
+    nothing = torch.zeros(1, 1, dtype=torch.int64)
+    empty = nothing, nothing + IGNORED
+    share += [empty] * (rounds - len(share))
+    # Their log-probability: the loss is a mean over the targets.
     total = torch.zeros((), dtype=torch.float64, device=backend.device)
     for tokens, targets in share:
-        loss = model(tokens.to(backend.device), targets=targets.to(backend.device))
-        total -= loss.double() * int((targets != IGNORED).sum())
+        count = int((targets != IGNORED).sum())
+        tokens, targets = tokens.to(backend.device), targets.to(backend.device)
+        loss = model(tokens, targets=targets)
+        total -= loss.double() * count
     return float(backend.mean(total)) * backend.data_size

@@ -11,10 +11,9 @@ from starlette.testclient import TestClient
 
 from minillama.apps.serve.app import PAGES, make_app
 from minillama.apps.serve.attention_maps import attention_weights
-from minillama.apps.serve.events import Watched
 from minillama.apps.serve.guard import HEADERS, host_is_ours, is_loopback
 from minillama.apps.serve.request_schemas import MAX_BODY
-from minillama.inference import generate
+from minillama.inference import Sampling, generate
 from minillama.tokenizer import Tokenizer
 
 HOME = "http://127.0.0.1:8000"
@@ -94,14 +93,14 @@ def say(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> Callable:
     """All events of a completion with these ids, whatever the model thinks of them."""
 
     def scripted(ids: list[int], **wish: object) -> list[tuple[str, dict]]:
-        left, choose_each = iter(ids), Watched.choose_each
+        left, choose_each = iter(ids), Sampling.choose_each
 
         def choose(*given: object) -> list[int]:
             choose_each(*given)
             return [next(left)]
 
         with monkeypatch.context() as patch:
-            patch.setattr(Watched, "choose_each", choose)
+            patch.setattr(Sampling, "choose_each", choose)
             return events(client, **wish)
 
     return scripted
@@ -137,8 +136,10 @@ def test_weights_that_are_no_numbers(tokenizer: Tokenizer) -> None:
 
 def test_pictures(client: TestClient) -> None:
     ids = list(range(3, 12))
+    too_many = client.post("/api/attention", json={"ids": [1] * 129, "layer": 0})
+    assert too_many.status_code == 413 and "at most 128 tokens" in too_many.json()["error"]
     told = client.post("/api/attention", json={"ids": ids, "layer": 1}).json()
-    expected = attention_weights(model(), torch.tensor(ids))[1]
+    expected = attention_weights(model(), torch.tensor(ids), 1)
     assert len(told["heads"]) == CONFIG.n_heads
     for head, rows in zip(expected, told["heads"], strict=True):
         assert [len(row) for row in rows] == list(range(1, 10))

@@ -13,6 +13,12 @@ from minillama.model import apply_rotary
 TOKENS = torch.arange(3, 20)
 
 
+def all_weights(made: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """Of every layer, ``(layers, heads, seq, seq)``."""
+    layers = range(CONFIG.n_layers)
+    return torch.stack([attention_weights(made, tokens, layer) for layer in layers])
+
+
 def naive_weights(made: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """One position, one head, one score at a time."""
     size, seen = CONFIG.head_dim, len(tokens)
@@ -35,7 +41,7 @@ def naive_weights(made: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 @torch.no_grad()
 def test_equal_to_a_loop() -> None:
     made = model()
-    weights = attention_weights(made, TOKENS[:7])
+    weights = all_weights(made, TOKENS[:7])
     assert weights.shape == (CONFIG.n_layers, CONFIG.n_heads, 7, 7)
     torch.testing.assert_close(weights, naive_weights(made, TOKENS[:7]), rtol=1e-4, atol=1e-6)
 
@@ -47,13 +53,13 @@ def test_mixing_by_them_is_the_models_own_attention() -> None:
     block = made.layers[0]
     x = block.attention_norm(made.tok_embeddings(TOKENS[None]))
     v = block.attention.wv(x)[0].unflatten(-1, (CONFIG.n_heads, -1)).transpose(0, 1)
-    mixed = (attention_weights(made, TOKENS)[0] @ v).transpose(0, 1).flatten(1)
+    mixed = (all_weights(made, TOKENS)[0] @ v).transpose(0, 1).flatten(1)
     expected = block.attention(x, made.rotary[: len(TOKENS)])[0]
     torch.testing.assert_close(block.attention.wo(mixed), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_are_shares_of_the_past() -> None:
-    weights = attention_weights(model(), TOKENS)
+    weights = all_weights(model(), TOKENS)
     torch.testing.assert_close(weights.sum(-1), torch.ones(weights.shape[:-1]))
     assert (weights >= 0).all()
     assert (weights.triu(1) == 0).all()
@@ -64,17 +70,17 @@ def test_a_later_token_changes_no_earlier_row() -> None:
     made, changed = model(), TOKENS.clone()
     changed[-1] += 1
     rows = slice(None, -1)
-    before, after = attention_weights(made, TOKENS), attention_weights(made, changed)
+    before, after = all_weights(made, TOKENS), all_weights(made, changed)
     torch.testing.assert_close(before[..., rows, :], after[..., rows, :])
     assert not torch.equal(before[1, :, -1], after[1, :, -1])
 
 
 def test_half_precision_and_too_many_tokens() -> None:
     made = model()
-    exact = attention_weights(made, TOKENS)
-    rounded = attention_weights(made.to(torch.bfloat16), TOKENS)
+    exact = all_weights(made, TOKENS)
+    rounded = all_weights(made.to(torch.bfloat16), TOKENS)
     assert rounded.dtype == torch.float32
     torch.testing.assert_close(rounded.sum(-1), torch.ones(rounded.shape[:-1]))
     assert (rounded - exact).abs().mean() < 0.02
     with pytest.raises(DataError, match="exceeds the context of 200"):
-        attention_weights(made, torch.ones(201, dtype=torch.int64))
+        all_weights(made, torch.ones(201, dtype=torch.int64))

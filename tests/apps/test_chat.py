@@ -5,12 +5,12 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from test_engine import CONFIG, random_model
+from generation import text_model
 from tiny import TinyCorpus
 
 from minillama.apps.chat import WELCOME, WHY, chat_by_turns, report_stream
 from minillama.inference import Decoder
-from minillama.inference.engine import stream
+from minillama.inference.text import stream
 from minillama.tokenizer import Tokenizer
 
 
@@ -23,14 +23,14 @@ def say(tokenizer: Tokenizer, lines: object, **settings: object) -> list[str]:
     """What is shown, without the speed; one part for each turn."""
     shown: list[str] = []
     settings = {"max_new_tokens": 5, "seed": 4} | settings
-    chat_by_turns(Decoder(random_model()), tokenizer, lines, shown.append, **settings)
+    chat_by_turns(Decoder(text_model()), tokenizer, lines, shown.append, **settings)
     turns = re.sub(r"[0-9.]+ tokens/s", "N tokens/s", "".join(shown)).split("\n> ")
     assert turns[0] == WELCOME and turns[-1] == "\n"
     return turns[1:-1]
 
 
 def completed(tokenizer: Tokenizer, prompt: str, seed: int, **settings: object) -> str:
-    pieces = stream(random_model(), tokenizer, prompt, seed=seed, max_new_tokens=5, **settings)
+    pieces = stream(text_model(), tokenizer, prompt, seed=seed, max_new_tokens=5, **settings)
     return "".join(pieces)
 
 
@@ -43,7 +43,7 @@ def test_each_turn_goes_on_from_all_before(tokenizer):
     shown = say(tokenizer, ["The", "", "An"])
     text, expected = "", []
     for i, line in enumerate(["The", "", "An"]):
-        pieces = stream(random_model(), tokenizer, text + line, seed=4 + i, max_new_tokens=5)
+        pieces = stream(text_model(), tokenizer, text + line, seed=4 + i, max_new_tokens=5)
         written = "".join(pieces)
         told = f"[{pieces.tokens} tokens, N tokens/s; {WHY[pieces.finish]}]"
         expected.append(f"{written}\n{told}")
@@ -58,7 +58,7 @@ def test_new_begins_another_text(tokenizer):
 
 def test_a_full_context_is_told_and_the_text_begins_anew(tokenizer):
     shown = say(tokenizer, ["The", "a"], max_new_tokens=10_000)
-    full = f"the context is full]\n[the context of {CONFIG.max_seq_len} tokens is full: the next"
+    full = f"the context is full]\n[the context of {48} tokens is full: the next"
     assert full in shown[0] and full in shown[1]
     first = completed(tokenizer, "a", 5)
     assert shown[1].startswith(first)  # nothing of the first turn is in the prompt

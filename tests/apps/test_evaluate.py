@@ -15,12 +15,12 @@ from tiny import tiny_config
 
 from minillama.apps import cli
 from minillama.apps import evaluate as module
-from minillama.apps.evaluate import EvalRecord, evaluate, open_library
+from minillama.apps.evaluate import EvalRecord, evaluate
 from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.evaluate.generation import Generation
 from minillama.evaluate.multiple_choice import Requests
 from minillama.evaluate.scoring import read_rows, summarize
-from minillama.evaluate.tasks import COMMON_SENSE, TASKS, load_questions
+from minillama.evaluate.tasks import COMMON_SENSE, TASKS, load_questions, open_library
 from minillama.train.checkpoint import load_model
 from minillama.train.log import read_metrics
 from minillama.train.loop import train

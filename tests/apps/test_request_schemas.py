@@ -10,32 +10,38 @@ from serving import CONFIG
 from minillama.apps.serve.request_schemas import (
     MAX_BODY,
     MAX_PROMPT,
-    Asked,
+    AttentionRequest,
     Refused,
+    TextRequest,
     limits,
+    parse_request,
     prompt_ids,
-    read_picture_request,
-    read_request,
 )
 from minillama.tokenizer import Tokenizer
 
 
-def why(body: bytes | str | dict, reader: object = read_request) -> tuple[int, str]:
-    """Status and words of a refusal, which is one line."""
+def read_request(body: bytes | str | dict, schema: type = TextRequest) -> object:
     if isinstance(body, dict):
         body = json.dumps(body)
+    return parse_request(schema, body if isinstance(body, bytes) else body.encode(), CONFIG)
+
+
+def why(body: bytes | str | dict, schema: type = TextRequest) -> tuple[int, str]:
+    """Status and words of a refusal, which is one line."""
     with pytest.raises(Refused) as refused:
-        reader(body if isinstance(body, bytes) else body.encode(), CONFIG)
-    assert "\n" not in refused.value.why and refused.value.why.endswith((".", "?"))
-    return refused.value.status, refused.value.why
+        read_request(body, schema)
+    message = refused.value.message
+    assert "\n" not in message and message.endswith((".", "?"))
+    return refused.value.status, message
 
 
 def test_the_defaults_are_within_the_limits() -> None:
-    assert read_request(b"{}", CONFIG) == Asked()
-    for name, (low, high) in limits(CONFIG).items():
-        assert low <= getattr(Asked(), name) <= high
+    assert read_request("{}") == TextRequest()
+    for name in TextRequest.__dataclass_fields__.keys() & limits(CONFIG):
+        low, high = limits(CONFIG)[name]
+        assert low <= getattr(TextRequest(), name) <= high
         for value in (low, high):
-            assert getattr(read_request(json.dumps({name: value}).encode(), CONFIG), name) == value
+            assert getattr(read_request({name: value}), name) == value
 
 
 @pytest.mark.parametrize(
@@ -81,46 +87,48 @@ def test_each_field_is_checked(field: str, value: object, words: str) -> None:
     assert status == 400 and words in said
 
 
-@given(st.dictionaries(st.sampled_from(sorted(Asked.__dataclass_fields__)),
+@given(st.dictionaries(st.sampled_from(sorted(TextRequest.__dataclass_fields__)),
                        st.none() | st.booleans() | st.integers() | st.floats() | st.text()
                        | st.lists(st.integers())))  # fmt: skip
 def test_whatever_is_read_is_in_range(fields: dict) -> None:
     try:
-        asked = read_request(json.dumps(fields).encode(), CONFIG)
+        request = read_request(fields)
     except Refused:
         return
-    for name, (low, high) in limits(CONFIG).items():
-        assert low <= getattr(asked, name) <= high
+    for name in TextRequest.__dataclass_fields__.keys() & limits(CONFIG):
+        low, high = limits(CONFIG)[name]
+        assert low <= getattr(request, name) <= high
 
 
 def test_long_prompts(tokenizer: Tokenizer) -> None:
-    status, said = why({"prompt": "x" * (MAX_PROMPT + 1)})
-    assert (status, said) == (413, "The prompt has 16,385 characters; at most 16,384 are read.")
-    longest = json.dumps({"prompt": "\U0001f999" * MAX_PROMPT})  # twelve bytes each, escaped
-    assert len(longest) <= MAX_BODY
-    asked = read_request(longest.encode(), CONFIG)
-    with pytest.raises(Refused, match="but this model's context holds 200. Shorten it."):
-        prompt_ids(asked, tokenizer, CONFIG)
-    ids = prompt_ids(Asked("the old miller"), tokenizer, CONFIG)
+    longest = {"prompt": "\U0001f999" * MAX_PROMPT}  # twelve bytes each, escaped
+    assert len(json.dumps(longest)) <= MAX_BODY
+    prompt = read_request(longest).prompt
+    for text, words in ((prompt + "x", "16,385 characters"), (prompt, "context holds 200")):
+        with pytest.raises(Refused, match=words) as refused:
+            prompt_ids(text, tokenizer, CONFIG)
+        assert refused.value.status == 413
+    ids = prompt_ids("the old miller", tokenizer, CONFIG)
     assert ids == tokenizer.encode("the old miller", bos=True)
 
 
 @pytest.mark.parametrize(
-    ("body", "status", "words"),
+    ("body", "words"),
     [
-        ({}, 400, "has the fields ids and layer"),
-        ({"ids": [1], "layer": 0, "more": 1}, 400, "has the fields"),
-        ({"ids": [], "layer": 0}, 400, "a list of token ids"),
-        ({"ids": "12", "layer": 0}, 400, "a list of token ids"),
-        ({"ids": [1, 320], "layer": 0}, 400, "Each of ids must be a whole number from 0 to 319"),
-        ({"ids": [1, True], "layer": 0}, 400, "Each of ids"),
-        ({"ids": [1, -1], "layer": 0}, 400, "Each of ids"),
-        ({"ids": [1], "layer": 2}, 400, "layer must be a whole number from 0 to 1"),
-        ({"ids": [1], "layer": "0"}, 400, "layer must be"),
-        ({"ids": [1] * 129, "layer": 0}, 413, "at most 128 tokens"),
+        ({}, "must have the fields ids, layer"),
+        ({"ids": [1]}, "must have the fields ids, layer"),
+        ({"ids": [1], "layer": 0, "more": 1}, "There is no setting 'more'"),
+        ({"ids": [], "layer": 0}, "ids must be a list"),
+        ({"ids": "12", "layer": 0}, "ids must be a list"),
+        ({"ids": [1, 320], "layer": 0}, "Each of ids must be a whole number from 0 to 319"),
+        ({"ids": [1, True], "layer": 0}, "Each of ids"),
+        ({"ids": [1, -1], "layer": 0}, "Each of ids"),
+        ({"ids": [1], "layer": 2}, "layer must be a whole number from 0 to 1"),
+        ({"ids": [1], "layer": "0"}, "layer must be"),
     ],
 )
-def test_pictures(body: dict, status: int, words: str) -> None:
-    said = why(body, read_picture_request)
-    assert said[0] == status and words in said[1]
-    assert read_picture_request(b'{"ids": [1, 319], "layer": 1}', CONFIG) == ([1, 319], 1)
+def test_pictures(body: dict, words: str) -> None:
+    status, message = why(body, AttentionRequest)
+    assert status == 400 and words in message
+    ids = {"ids": [1, 319], "layer": 1}
+    assert read_request(ids, AttentionRequest) == AttentionRequest(**ids)

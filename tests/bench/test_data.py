@@ -10,7 +10,7 @@ pytest.importorskip("datatrove")
 
 from minillama.bench import data as bench
 from minillama.bench.race import table_of
-from minillama.corpus.heuristics import C4Rules, clean_page
+from minillama.corpus.c4 import C4Rules, clean_page
 from minillama.corpus.language import LanguageModel
 from minillama.errors import ConfigError
 

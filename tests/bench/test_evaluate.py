@@ -10,10 +10,9 @@ import torch
 from benchmarks import make_wheel
 
 from minillama.apps import cli
-from minillama.apps.evaluate import open_library
 from minillama.bench import evaluate as bench
 from minillama.bench.race import Result
-from minillama.evaluate.tasks import find_task, load_questions
+from minillama.evaluate.tasks import find_task, load_questions, open_library
 
 
 @pytest.fixture

@@ -14,14 +14,14 @@ from itertools import pairwise
 import pytest
 from tiny import make_corpus, prose, write_sources
 
-from minillama.corpus import arxiv, latex_macros, recipes, stackexchange_dump, wikipedia
+from minillama.corpus import arxiv, latex_macros, recipes, stackexchange, wikipedia
 from minillama.corpus.arxiv import clean_latex, latex, remove_comments
 from minillama.corpus.c4 import rst, strip_rst, unwrap
 from minillama.corpus.commoncrawl import TooDeep, check_depth, html_to_text
 from minillama.corpus.github import without_header
 from minillama.corpus.recipes import READERS
 from minillama.corpus.scan import cut_between
-from minillama.corpus.stackexchange_dump import post_text
+from minillama.corpus.stackexchange import post_text
 from minillama.corpus.token_files import open_corpus, read_documents
 from minillama.corpus.wikipedia import Tangled, clean_wikitext
 from minillama.errors import DataError
@@ -87,10 +87,7 @@ def test_verbatim_text_is_found_as_by_a_regular_expression():
              r"\begin{lstlisting}", r"\end{lstlisting}", "a"]  # fmt: skip
     for seed in range(2_000):
         text = "".join(atoms[(seed * 7919 + i * i * 104_729 + i * seed) % 10] for i in range(9))
-        found, at, literals = [], 0, latex_macros.Literals(text)
-        while span := literals(at):
-            found.append(span)
-            at = span[1]
+        found = list(latex_macros.literal_spans(text))
         assert found == [match.span() for match in literal.finditer(text)], text
 
 
@@ -211,7 +208,7 @@ def test_a_full_disk_under_the_database_is_told(monkeypatch):
     def connect(*_):
         raise sqlite3.OperationalError("database or disk is full")
 
-    monkeypatch.setattr(stackexchange_dump.sqlite3, "connect", connect)
+    monkeypatch.setattr(stackexchange.sqlite3, "connect", connect)
     with pytest.raises(DataError, match=r"disk is full\. Make room"):
         list(READERS["posts"]([("a/Posts.xml", b"<posts/>")], Counter()))
 

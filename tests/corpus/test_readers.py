@@ -7,7 +7,7 @@ import re
 import pytest
 
 from minillama.corpus import books, c4, commoncrawl, github, stackexchange, wikipedia
-from minillama.corpus.hash_set import HashSet
+from minillama.corpus.deduplicate import HashSet
 
 
 def only(texts):

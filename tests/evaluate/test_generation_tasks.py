@@ -5,10 +5,9 @@ import json
 import pytest
 from tiny import ROOT
 
-from minillama.apps.evaluate import open_library
 from minillama.errors import DataError
 from minillama.evaluate.execution import run_programs
-from minillama.evaluate.tasks import TASKS, closed_book, load_questions
+from minillama.evaluate.tasks import TASKS, closed_book, load_questions, open_library
 from minillama.evaluate.tasks.code import MBPP, mbpp_examples
 from minillama.evaluate.tasks.mathematics import GSM8K
 

@@ -4,11 +4,17 @@ import pytest
 from benchmarks import make_doc, make_wheel
 from tiny import ROOT, make_corpus
 
-from minillama.apps.evaluate import open_library
 from minillama.corpus.sources import load_sources
 from minillama.errors import ConfigError, DataError
 from minillama.evaluate import tasks
-from minillama.evaluate.tasks import COMMON_SENSE, TASKS, find_task, find_tasks, load_questions
+from minillama.evaluate.tasks import (
+    COMMON_SENSE,
+    TASKS,
+    find_task,
+    find_tasks,
+    load_questions,
+    open_library,
+)
 from minillama.evaluate.tasks.task import after
 
 REAL = {"sources": ROOT / "data/sources.toml", "downloads": ROOT / "data/downloads"}

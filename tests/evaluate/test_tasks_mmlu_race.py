@@ -11,10 +11,9 @@ from benchmarks import arrow, write_sources
 from tiny import ROOT, wheel
 
 from minillama import paper
-from minillama.apps.evaluate import open_library
 from minillama.errors import DataError
 from minillama.evaluate.scoring import by_group, make_row
-from minillama.evaluate.tasks import TASKS, AbsentData, load_questions
+from minillama.evaluate.tasks import TASKS, AbsentData, load_questions, open_library
 from minillama.evaluate.tasks.mmlu import CATEGORIES
 
 REAL = {"sources": ROOT / "data/sources.toml", "downloads": ROOT / "data/downloads"}

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from minillama.apps.serve.app import Served, Turns, make_app
-from minillama.apps.serve.events import Watched
 from minillama.apps.serve.start import Server, address, listen
 from minillama.config import ModelConfig
+from minillama.inference import Sampling
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
 
@@ -26,14 +26,14 @@ class Pace:
     pause = 0.02
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.choices, choose_each = 0, Watched.choose_each
+        self.choices, choose_each = 0, Sampling.choose_each
 
         def slowly(*given: object) -> list[int]:
             self.choices += 1
             time.sleep(self.pause)
             return choose_each(*given)
 
-        monkeypatch.setattr(Watched, "choose_each", slowly)
+        monkeypatch.setattr(Sampling, "choose_each", slowly)
 
 
 def model(seed: int = 0) -> Llama:

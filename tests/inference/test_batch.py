@@ -4,16 +4,15 @@ import math
 
 import pytest
 import torch
+from generation import random_model, recompute, written
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_decoder import random_model
 
 from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.inference import Sampling, generate_tokens, row_seed
-from minillama.inference.batch import Batch
 from minillama.inference.decoder import Decoder
-from minillama.inference.engine import stream_tokens
-from minillama.inference.kv_cache import cache_bytes
+from minillama.inference.engine import Engine
+from minillama.inference.kv_cache import KVCache, cache_bytes
 from minillama.inference.quantize import quantized
 from minillama.interop import huggingface
 
@@ -22,16 +21,6 @@ STYLES = st.builds(
     Sampling, st.sampled_from([0.0, 0.7, 1.5]), st.sampled_from([None, 3]),
     st.sampled_from([None, 0.9]), st.sampled_from([1.0, 1.3]),
 )  # fmt: skip
-
-
-def recompute(model, prompt: list[int], sampling: Sampling, n: int, seed: int) -> list[int]:
-    """The vanilla model reads everything again for each token, and keeps nothing."""
-    generator, ids = torch.Generator().manual_seed(seed), list(prompt)
-    with torch.no_grad():
-        for _ in range(min(n, model.config.max_seq_len - len(prompt) + 1)):
-            logits = model(torch.tensor([ids]))[0, -1]
-            ids.append(sampling.choose(logits, generator, ids))
-    return ids[len(prompt) :]
 
 
 @settings(max_examples=25, deadline=None)
@@ -46,10 +35,11 @@ def test_any_batch_is_each_prompt_alone_without_a_cache(prompts, sampling, n, si
         assert ours[i] == recompute(model, prompt, sampling, n, row_seed(seed, i))
 
 
-def test_a_stream_is_the_first_row():
+def test_a_prompt_alone_is_the_first_row():
     model = random_model()
-    alone = list(stream_tokens(model, [1, 2], Sampling(), 9, 5))
-    assert [alone] == generate_tokens(model, [[1, 2]], Sampling(), 9, seed=5)
+    assert [written(model, [1, 2], Sampling(), 9, 5)] == generate_tokens(
+        model, [[1, 2]], Sampling(), 9, seed=5
+    )
 
 
 def test_200_greedy_tokens_are_hugging_faces():
@@ -73,35 +63,34 @@ def test_200_greedy_tokens_are_hugging_faces():
             assert len(set(mine[100:])) > 5
 
 
-def test_samples_of_one_prompt_differ_and_read_it_once(monkeypatch):
-    read = []
-    prefill = Decoder.prefill
+@pytest.fixture
+def reads(monkeypatch):
+    """How many rows and positions of each were read, pass by pass."""
+    shapes, read = [], KVCache.read
     monkeypatch.setattr(
-        Decoder, "prefill", lambda self, prompts, cache: read.append(list(prompts))
-        or prefill(self, prompts, cache),
+        KVCache, "read", lambda self, model, tokens: shapes.append(tuple(tokens.shape))
+        or read(self, model, tokens),
     )  # fmt: skip
+    return shapes
+
+
+def test_samples_of_one_prompt_differ_and_read_it_once(reads):
     model, prompts = random_model(), [[1, 2], [1, 3], [1, 2], [1, 2]]
     ours = generate_tokens(model, prompts, Sampling(1.0, None, None), 12)
-    assert read == [[(1, 2), (1, 3)]]
+    assert reads == [(2, 2)] + [(4, 1)] * 11
     assert len({tuple(ids) for ids in ours}) == 4
     for i, prompt in enumerate(prompts):
         assert ours[i] == recompute(model, prompt, Sampling(1.0, None, None), 12, row_seed(0, i))
 
 
-def test_finished_rows_stop_counting(monkeypatch):
-    rows = []
-    step = Decoder.step
-    monkeypatch.setattr(
-        Decoder, "step", lambda self, tokens, *rest: rows.append(len(tokens))
-        or step(self, tokens, *rest),
-    )  # fmt: skip
+def test_finished_rows_stop_counting(reads):
     model, wanted = random_model(), [1, 6, 3, 6]
     prompts = [[1, 2], [3], [4, 5, 6], [7]]
     ours = generate_tokens(
         model, prompts, GREEDY, 10, finished=lambda i, new: len(new) == wanted[i]
     )
     assert [len(ids) for ids in ours] == wanted
-    assert rows == [3, 3, 2, 2, 2]  # the prefill draws the first token
+    assert reads == [(4, 3), (3, 1), (3, 1), (2, 1), (2, 1), (2, 1)]
     for prompt, mine in zip(prompts, ours, strict=True):
         assert mine == recompute(model, prompt, GREEDY, 10, 0)[: len(mine)]
 
@@ -114,26 +103,27 @@ def test_seeds_of_rows_are_their_own():
         torch.Generator().manual_seed(seed)
 
 
-def held(batch: Batch) -> int:
-    """Bytes of a batch's cache."""
-    tensors = [t for layer in batch.cache for t in (layer.keys, layer.values)]
+def held(engine: Engine) -> int:
+    """Bytes of the cache."""
+    tensors = (*engine.cache.keys, *engine.cache.values)
     return sum(t.untyped_storage().nbytes() for t in tensors)
 
 
 def test_the_cache_never_grows_whatever_is_asked_for():
     """10,000 tokens from a context of 20: it stops when full, in the memory of the formula."""
     model = random_model(dtype=torch.float32)
-    batch = Batch(Decoder(model), [[1, 2, 3]], GREEDY, [0], 10_000)
+    engine = Engine(model, [[1, 2, 3]], GREEDY, [0], 10_000)
     formula = cache_bytes(model.config, 20)
     for _ in range(18):
-        batch.step()
-        assert held(batch) == formula
+        engine.step()
+        assert held(engine) == formula
     for _ in range(100):
         with pytest.raises(DataError, match="position 21 is beyond the 20"):
-            batch.step()
-        assert held(batch) == formula
+            engine.step()
+        assert held(engine) == formula
     assert len(generate_tokens(model, [[1, 2, 3]], GREEDY, 10_000)[0]) == 18
-    short = Batch(Decoder(model), [[1, 2, 3], [4]], GREEDY, [0, 1], 5)
+    short = Engine(model, [[1, 2, 3], [4]], GREEDY, [0, 1], 5)
+    short.step()
     assert held(short) == cache_bytes(model.config, 3 + 5 - 1, 2)  # the last token is not read
 
 

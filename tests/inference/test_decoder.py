@@ -2,27 +2,19 @@
 
 import pytest
 import torch
+from generation import random_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minillama.config import ModelConfig
 from minillama.errors import DataError
+from minillama.inference import Sampling
 from minillama.inference import decoder as decoder_module
 from minillama.inference.decoder import Decoder
+from minillama.inference.engine import Engine
 from minillama.inference.kv_cache import cache_bytes, new_cache
 from minillama.inference.quantize import quantize, quantized
 from minillama.model import Llama
-
-
-def random_model(seed: int = 0, dtype: torch.dtype = torch.float64, **changes: int) -> Llama:
-    """Weights in which every part matters, norms too."""
-    torch.manual_seed(seed)
-    shape = {"dim": 24, "n_layers": 2, "n_heads": 3, "vocab_size": 50, "multiple_of": 8,
-             "max_seq_len": 20} | changes  # fmt: skip
-    model = Llama(ModelConfig(**shape)).to(dtype)
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.3)
-    return model
 
 
 def last_logits(model: Llama, prompts: list[list[int]]) -> torch.Tensor:
@@ -46,32 +38,30 @@ def test_logits_are_the_models(dtype, close):
 @settings(max_examples=25, deadline=None)
 @given(
     st.lists(st.lists(st.integers(0, 49), min_size=1, max_size=12), min_size=1, max_size=5),
-    st.integers(0, 7), st.data(),
+    st.integers(0, 7), st.sampled_from([Llama, Decoder]),
 )  # fmt: skip
-def test_any_batch_of_prompts_steps_as_each_alone(prompts, steps, data):
+def test_any_batch_of_prompts_steps_as_each_alone(prompts, steps, kind):
     model = random_model()
-    packed, rows = Decoder(model), [list(prompt) for prompt in prompts]
-    cache = new_cache(model.config, 19, len(rows), like=packed.embeddings)
-    logits = packed.prefill(rows, cache)
-    for _ in range(steps):
-        torch.testing.assert_close(logits, last_logits(model, rows), rtol=1e-9, atol=1e-9)
-        new = data.draw(st.lists(st.integers(0, 49), min_size=len(rows), max_size=len(rows)))
-        where = [len(row) for row in rows]
-        rows = [[*row, token] for row, token in zip(rows, new, strict=True)]
-        logits = packed.step(new, where, cache)
-    torch.testing.assert_close(logits, last_logits(model, rows), rtol=1e-9, atol=1e-9)
+    engine = Engine(model, prompts, Sampling(1.0, None, None), range(len(prompts)), steps + 1)
+    if kind is Llama:
+        engine.decoder = model  # an engine needs no packed weights
+    for _ in range(steps + 1):
+        expected = last_logits(model, engine.ids)
+        engine.step()
+        torch.testing.assert_close(engine.logits, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_what_fills_up_short_prompts_is_never_seen():
     """Not even by a position that stands where the filling stood."""
-    packed = Decoder(random_model())
     logits = []
     for garbage in (0.0, 1e6):
-        cache = new_cache(packed.config, 20, 2, like=packed.embeddings)
-        packed.prefill([[1, 2], [1] * 15], cache)
-        for layer in cache:
-            layer.keys[0, :, 2:] = layer.values[0, :, 2:] = garbage
-        logits.append(packed.step([3, 3], [2, 15], cache))
+        engine = Engine(random_model(), [[1, 2], [1] * 15], Sampling(0.0), [0, 0], 5)
+        engine.step()
+        with torch.inference_mode():
+            for held in (*engine.cache.keys, *engine.cache.values):
+                held[0, :, 2:] = garbage
+        engine.step()
+        logits.append(engine.logits)
     assert torch.equal(*logits)
 
 
@@ -80,10 +70,9 @@ def test_memory_that_was_used_before_does_no_harm(monkeypatch):
     monkeypatch.setattr(
         torch.Tensor, "new_empty", lambda like, shape: like.new_full(shape, float("nan"))
     )
-    packed = Decoder(random_model())
-    cache = new_cache(packed.config, 20, 2, like=packed.embeddings)
-    packed.prefill([[1, 2], [1] * 15], cache)
-    assert packed.step([3, 3], [2, 15], cache).isfinite().all()
+    engine = Engine(random_model(), [[1, 2], [1] * 15], Sampling(0.0), [0, 0], 5)
+    for _ in range(3):
+        engine.step()  # refuses logits that are not finite
 
 
 def test_stripes_change_nothing(monkeypatch):
@@ -112,24 +101,22 @@ def test_the_model_is_left_alone_and_not_followed():
 
 
 def test_beyond_context_or_cache_is_an_error():
-    packed = Decoder(random_model())
-    with pytest.raises(DataError, match="21 tokens exceeds the context of 20"):
-        packed(torch.ones(1, 21, dtype=torch.int64))
-    short = new_cache(packed.config, 4, 1, like=packed.embeddings)
-    packed.prefill([[1, 2, 3]], short)
-    packed.step([4], [3], short)
-    with pytest.raises(DataError, match="position 5 is beyond the 4"):
-        packed.step([5], [4], short)
-    whole = new_cache(packed.config, 30, 1, like=packed.embeddings)
+    model, tokens = random_model(), torch.ones(1, 21, dtype=torch.int64)
+    packed = Decoder(model)
     with pytest.raises(DataError, match="position 21 is beyond the 20"):
-        packed.step([5], [20], whole)
+        packed(tokens)
+    for reader in (model, packed):
+        short = new_cache(model.config, 4, like=model.output.weight)
+        short.read(reader, tokens[:, :4])
+        with pytest.raises(DataError, match="position 5 is beyond the 4"):
+            short.read(reader, tokens[:, :1])
 
 
 def test_cache_memory_is_the_formulas():
     for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2), (torch.float64, 8)):
         config = ModelConfig(dim=24, n_layers=3, n_heads=3, vocab_size=50)
         cache = new_cache(config, 17, 5, like=torch.empty(0, dtype=dtype))
-        held = sum(t.untyped_storage().nbytes() for c in cache for t in (c.keys, c.values))
+        held = sum(t.untyped_storage().nbytes() for t in (*cache.keys, *cache.values))
         assert held == cache_bytes(config, 17, 5, size)
     full = ModelConfig.from_name("7b")
     assert cache_bytes(full, 1, bytes_each=2) == 2**19  # 0.5 MiB a position

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from generation import Scripted, recompute, text_model, written
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tiny import TinyCorpus
@@ -11,13 +12,12 @@ from tiny import TinyCorpus
 import minillama
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, ConfigError, DataError
-from minillama.inference import Sampling, complete, engine, generate, row_seed
-from minillama.inference.engine import stream
+from minillama.inference import Sampling, complete, generate, row_seed
 from minillama.inference.kv_cache import new_cache
+from minillama.inference.text import StopAt, stream
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
 
-CONFIG = ModelConfig(dim=32, n_layers=2, n_heads=4, vocab_size=320, multiple_of=8, max_seq_len=48)
 PROMPT = "The old miller"
 STYLES = {"greedy": Sampling(0.0), "default": Sampling(), "top-k": Sampling(1.3, 20, None),
           "everything": Sampling(1.0, None, None)}  # fmt: skip
@@ -28,45 +28,9 @@ def tokenizer(tiny_corpus: TinyCorpus) -> Tokenizer:
     return Tokenizer.load(tiny_corpus.folder / "tokenizer.model")
 
 
-def random_model(seed: int = 0, dtype: torch.dtype = torch.float32) -> Llama:
-    torch.manual_seed(seed)
-    model = Llama(CONFIG).to(dtype)
-    for weight in model.parameters():
-        torch.nn.init.normal_(weight, std=0.3)
-    return model
-
-
-def recompute(model: Llama, prompt: list[int], sampling: Sampling, n: int, seed: int) -> list[int]:
-    """All positions again for every token, and no cache."""
-    generator = torch.Generator().manual_seed(seed)
-    ids = list(prompt)
-    with torch.no_grad():
-        for _ in range(n):
-            ids.append(sampling.choose(model(torch.tensor([ids]))[0, -1], generator))
-    return ids[len(prompt) :]
-
-
-class Scripted:
-    """Steps like a decoder and says what it is told to, whatever it reads."""
-
-    def __init__(self, ids: list[int], vocab_size: int, context: int = 10_000) -> None:
-        self.ids = iter(ids)
-        self.config = ModelConfig(dim=2, n_layers=1, n_heads=1, vocab_size=vocab_size,
-                                  max_seq_len=context)  # fmt: skip
-        self.embeddings = torch.empty(0)
-
-    def prefill(self, prompts: object, cache: object) -> torch.Tensor:
-        return torch.nn.functional.one_hot(
-            torch.tensor([next(self.ids)]), self.config.vocab_size
-        ).float()
-
-    def step(self, tokens: object, positions: object, cache: object) -> torch.Tensor:
-        return self.prefill(None, None)
-
-
 def say(tokenizer: Tokenizer, ids: list[int], prompt: str = "x", **options: object) -> list[str]:
     """What is yielded while the model says these ids."""
-    model = Scripted(ids, tokenizer.vocab_size)
+    model = Scripted(ids, tokenizer)
     options = {"max_new_tokens": len(ids), "temperature": 0.0} | options
     return list(stream(model, tokenizer, prompt, **options))
 
@@ -81,8 +45,8 @@ def byte_ids(tokenizer: Tokenizer, text: str) -> list[int]:
 def test_cached_equals_recomputed(style, dtype, tokenizer):
     prompt = tokenizer.encode(PROMPT, bos=True)
     for seed in range(3):
-        model = random_model(seed, dtype)
-        ours = list(engine.stream_tokens(model, prompt, STYLES[style], 25, seed))
+        model = text_model(seed, dtype)
+        ours = written(model, prompt, STYLES[style], 25, seed)
         assert ours == recompute(model, prompt, STYLES[style], 25, seed)
         assert len(set(ours)) > (1 if style == "greedy" else 10)
 
@@ -90,31 +54,31 @@ def test_cached_equals_recomputed(style, dtype, tokenizer):
 def test_text_is_that_of_the_tokens(tokenizer):
     ids = tokenizer.encode(PROMPT, bos=True)
     for seed in range(5):
-        new = recompute(random_model(seed), ids, Sampling(), 20, seed)
+        new = recompute(text_model(seed), ids, Sampling(), 20, seed)
         new = new[: new.index(2)] if 2 in new else new
-        text = generate(random_model(seed), tokenizer, PROMPT, max_new_tokens=20, seed=seed)
+        text = generate(text_model(seed), tokenizer, PROMPT, max_new_tokens=20, seed=seed)
         assert (PROMPT + text).rstrip("\ufffd") == tokenizer.decode(ids + new).rstrip("\ufffd")
 
 
 def test_seed_decides(tokenizer):
-    texts = [generate(random_model(), tokenizer, PROMPT, seed=seed, max_new_tokens=20)
+    texts = [generate(text_model(), tokenizer, PROMPT, seed=seed, max_new_tokens=20)
              for seed in (1, 1, 2)]  # fmt: skip
     assert texts[0] == texts[1] != texts[2]
 
 
 def test_a_list_of_prompts_is_each_alone(tokenizer):
     prompts = ["a", "", "The river was quiet", "a"]
-    together = generate(random_model(), tokenizer, prompts, max_new_tokens=8, seed=3)
+    together = generate(text_model(), tokenizer, prompts, max_new_tokens=8, seed=3)
     assert together == [
-        generate(random_model(), tokenizer, prompt, max_new_tokens=8, seed=row_seed(3, i))
+        generate(text_model(), tokenizer, prompt, max_new_tokens=8, seed=row_seed(3, i))
         for i, prompt in enumerate(prompts)
     ]
     assert together[0] != together[3]  # a sample each
-    assert generate(random_model(), tokenizer, []) == []
+    assert generate(text_model(), tokenizer, []) == []
 
 
 def test_every_row_of_a_batch_ends_for_its_own_reason(tokenizer):
-    model = random_model()
+    model = text_model()
     everything = {"max_new_tokens": 30, "temperature": 1.0, "top_p": None}
     prompts = [PROMPT, "river " * 7, "The", "a"] * 4
     first = complete(model, tokenizer, prompts, **everything)
@@ -135,17 +99,17 @@ def test_says_why_it_ended(tokenizer):
         (river, {"max_new_tokens": 2}, "length", 2),
         (river, {"max_new_tokens": 0}, "length", 0),
     ]:
-        model = Scripted(ids, tokenizer.vocab_size)
+        model = Scripted(ids, tokenizer)
         options = {"max_new_tokens": len(ids), **options}
         text = stream(model, tokenizer, "x", temperature=0.0, **options)
         assert text.finish is None
         list(text)
         assert text.finish == finish and text.tokens == (tokens or text.tokens)
-    text = stream(random_model(), tokenizer, PROMPT, max_new_tokens=10_000)
+    text = stream(text_model(), tokenizer, PROMPT, max_new_tokens=10_000)
     list(text)
     n_prompt = len(tokenizer.encode(PROMPT, bos=True))
-    assert (text.finish, text.tokens) == ("context", CONFIG.max_seq_len - n_prompt + 1)
-    [together] = complete(random_model(), tokenizer, [PROMPT], max_new_tokens=10_000)
+    assert (text.finish, text.tokens) == ("context", 48 - n_prompt + 1)
+    [together] = complete(text_model(), tokenizer, [PROMPT], max_new_tokens=10_000)
     assert (together.finish, together.tokens) == (text.finish, text.tokens)
 
 
@@ -156,7 +120,7 @@ def test_a_huge_prompt_is_refused_before_it_is_encoded(tokenizer, monkeypatch):
     monkeypatch.setattr(Tokenizer, "encode", encode)
     for text in ("x" * 2**20, " " * 2**20, "\ud800" * 2**20):
         with pytest.raises(DataError, match="tokens or more exceeds the context of 48"):
-            generate(random_model(), tokenizer, text)
+            generate(text_model(), tokenizer, text)
 
 
 def test_characters_are_never_split(tokenizer):
@@ -202,7 +166,7 @@ def test_no_part_of_a_stop_string_is_yielded(tokenizer):
     @example(["aa", "ab"], ["aab"])  # the longest beginning must be held, not the shortest
     @example(["xab", "cab", "d"], ["abcabd", "b"])
     def check(pieces, stop):
-        held = engine.StopAt(stop)
+        held = StopAt(stop)
         out = []
         for piece in pieces:
             out.append(held.feed(piece))
@@ -224,23 +188,23 @@ def test_stop_strings_across_tokens(tokenizer):
 
 
 def test_text_comes_out_before_the_model_goes_on(tokenizer):
-    model = Scripted(byte_ids(tokenizer, "abcdef"), tokenizer.vocab_size)
+    model = Scripted(byte_ids(tokenizer, "abcdef"), tokenizer)
     texts = stream(model, tokenizer, "x", temperature=0.0, max_new_tokens=6)
-    assert next(texts) == "a"
+    assert next(iter(texts)) == "a"
     assert len(list(model.ids)) == 5  # one token was asked for
 
 
 def test_ends_when_the_context_is_full(tokenizer):
-    model = random_model()
+    model = text_model()
     prompt = tokenizer.encode(PROMPT, bos=True)
-    new = list(engine.stream_tokens(model, prompt, Sampling(), 10_000, 0))
-    assert len(prompt) + len(new) == CONFIG.max_seq_len + 1  # the last is never read
-    full = [1] + [5] * (CONFIG.max_seq_len - 1)
-    assert len(list(engine.stream_tokens(model, full, Sampling(), 10_000, 0))) == 1
+    new = written(model, prompt, Sampling(), 10_000)
+    assert len(prompt) + len(new) == 48 + 1  # the last is never read
+    full = [1] + [5] * (48 - 1)
+    assert len(written(model, full, Sampling(), 10_000)) == 1
 
 
 def test_no_tokens_asked_for_is_no_text(tokenizer):
-    assert generate(random_model(), tokenizer, PROMPT, max_new_tokens=0) == ""
+    assert generate(text_model(), tokenizer, PROMPT, max_new_tokens=0) == ""
 
 
 @pytest.mark.parametrize("options, error, said", [
@@ -252,7 +216,7 @@ def test_no_tokens_asked_for_is_no_text(tokenizer):
 ])  # fmt: skip
 def test_errors_come_before_the_first_token(tokenizer, options, error, said):
     with pytest.raises(error, match=said):
-        stream(random_model(), tokenizer, **{"prompt": PROMPT, **options})
+        stream(text_model(), tokenizer, **{"prompt": PROMPT, **options})
 
 
 def test_another_models_tokenizer_is_refused(tokenizer):
@@ -262,7 +226,7 @@ def test_another_models_tokenizer_is_refused(tokenizer):
 
 
 def test_generation_leaves_the_model_trainable(tokenizer):
-    model = random_model()
+    model = text_model()
     generate(model, tokenizer, PROMPT, max_new_tokens=3)
     tokens = torch.randint(320, (1, 9))
     model(tokens, targets=tokens).backward()
@@ -270,11 +234,11 @@ def test_generation_leaves_the_model_trainable(tokenizer):
 
 
 def test_a_full_cache_is_an_error_and_not_silent():
-    cache = new_cache(CONFIG, 5)
-    model, tokens = random_model(), torch.ones(1, 5, dtype=torch.int64)
-    model(tokens, cache=cache)
-    with pytest.raises(DataError, match="position 6 is beyond the cache's 5"):
-        model(tokens[:, :1], cache=cache, start=5)
+    cache = new_cache(text_model().config, 5)
+    model, tokens = text_model(), torch.ones(1, 5, dtype=torch.int64)
+    cache.read(model, tokens)
+    with pytest.raises(DataError, match="position 6 is beyond the 5"):
+        cache.read(model, tokens[:, :1])
 
 
 @pytest.fixture
@@ -294,6 +258,6 @@ def nothing_imported():
 
 
 def test_the_public_name_generates(tokenizer):
-    text = minillama.generate(random_model(), tokenizer, PROMPT, max_new_tokens=9)
-    assert text == "".join(stream(random_model(), tokenizer, PROMPT, max_new_tokens=9))
+    text = minillama.generate(text_model(), tokenizer, PROMPT, max_new_tokens=9)
+    assert text == "".join(stream(text_model(), tokenizer, PROMPT, max_new_tokens=9))
     assert set(minillama.__all__) >= {"Llama", "ModelConfig", "Tokenizer", "generate"}

@@ -15,11 +15,10 @@ import torch
 from tiny import tiny_config
 
 from minillama.apps import cli
-from minillama.apps.evaluate import open_library
 from minillama.config import ModelConfig
 from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.evaluate.multiple_choice import encode, log_likelihoods
-from minillama.evaluate.tasks import find_task, load_questions
+from minillama.evaluate.tasks import find_task, load_questions, open_library
 from minillama.evaluate.tasks.task import Question
 from minillama.inference import Decoder, Sampling, generate, generate_tokens
 from minillama.interop import huggingface

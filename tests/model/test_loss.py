@@ -22,9 +22,9 @@ def example(positions: int, dtype: torch.dtype, ignored: int = 0, seed: int = 0)
     return [x, weight, targets]
 
 
-def full(x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
+def full(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return F.cross_entropy(x.to(wide) @ weight.to(wide).T, targets, ignore_index=ignore_index)
+    return F.cross_entropy(x.to(wide) @ weight.to(wide).T, targets)
 
 
 def value_and_gradients(function, x, weight, targets, **options) -> list[Tensor]:
@@ -60,13 +60,6 @@ def test_the_default_chunk():
     assert_equal(example(300, torch.float32, ignored=1))
 
 
-def test_another_ignore_index(monkeypatch):
-    monkeypatch.setattr(loss, "CHUNK_BYTES", 1)
-    x, weight, targets = example(40, torch.float64)
-    assert (targets == 30).any()
-    assert_equal([x, weight, targets], ignore_index=30)
-
-
 def test_nothing_counted_is_zero_and_moves_nothing():
     x, weight, targets = example(20, torch.float32, ignored=20)
     value, *gradients = value_and_gradients(linear_cross_entropy, x, weight, targets)
@@ -100,9 +93,9 @@ def test_only_the_needed_logits_exist(monkeypatch):
     assert sizes == [(16, 50)] * 10
 
 
-def torchs_own(x: Tensor, weight: Tensor, targets: Tensor, ignore_index: int = -100) -> Tensor:
+def torchs_own(x: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     options = torch.nn.LinearCrossEntropyOptions(batch_chunk_size=20, acc_policy="accurate")
-    return F.linear_cross_entropy(x, weight, targets, ignore_index=ignore_index, options=options)
+    return F.linear_cross_entropy(x, weight, targets, options=options)
 
 
 @pytest.mark.parametrize("ignored", [0, 20])

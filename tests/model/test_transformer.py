@@ -6,10 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from minillama import teach
 from minillama.config import ModelConfig
 from minillama.errors import DataError
-from minillama.inference.kv_cache import new_cache
 from minillama.model import Llama
 
 CONFIG = ModelConfig(dim=32, n_layers=3, n_heads=4, vocab_size=50, multiple_of=8, max_seq_len=24)
@@ -97,23 +95,6 @@ def test_too_long_a_sequence_is_an_error_with_both_numbers():
     model, tokens = model_and_tokens()
     with pytest.raises(DataError, match="25 tokens exceeds the context of 24"):
         model(torch.cat([tokens, tokens[:, :1]], dim=1))
-    with pytest.raises(DataError, match="26 tokens"):
-        model(tokens[:, :3], start=23)
-
-
-@pytest.mark.parametrize("parts", [[24], [1] * 24, [10, 1, 13], [5, 19]], ids=str)
-@pytest.mark.parametrize("dtype, limit", [(torch.float32, 2e-6), (torch.float64, 1e-14)])
-def test_reading_in_parts_through_a_cache_equals_reading_at_once(parts, dtype, limit):
-    model, tokens = model_and_tokens(dtype=dtype)
-    torch.nn.init.normal_(model.layers[0].attention.wq.weight)  # attention that is not flat
-    cache, read, logits = new_cache(CONFIG, 24, batch=2, like=model.output.weight), 0, []
-    with torch.no_grad():
-        for n in parts:
-            logits.append(model(tokens[:, read : read + n], cache=cache, start=read))
-            read += n
-        expected = model(tokens)
-    assert teach.relative_error(torch.cat(logits, dim=1), expected) < limit
-    assert cache[0].keys.dtype == dtype
 
 
 def test_with_sixteen_bit_weights_the_loss_has_thirty_two():

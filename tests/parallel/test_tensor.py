@@ -11,7 +11,6 @@ from torch.distributed.tensor import Replicate, Shard
 from minillama.config import ModelConfig
 from minillama.efficient import differentiate_by_hand
 from minillama.efficient.recompute import recompute_blocks
-from minillama.errors import ConfigError
 from minillama.model import Llama
 from minillama.parallel.tensor import split_matrices
 
@@ -102,10 +101,6 @@ def one_group(rank, size, sequence):
             results(prepare(kind, mesh, sequence, torch.float32), *batch())
             for kind in ("autograd", "by_hand")
         ]
-    try:
-        model(tokens, cache=[])
-    except ConfigError as error:
-        found["cache"] = str(error)
     return found
 
 
@@ -164,10 +159,6 @@ def test_each_process_holds_its_share_under_the_old_names(group):
             shape[dim] //= size
         assert ranks[0]["shapes"][name] == tuple(shape)
         assert ranks[0]["placements"][name] == ((Replicate() if dim is None else Shard(dim)),)
-
-
-def test_a_cache_is_refused(group):
-    assert "cache" in group[1][0]["cache"]
 
 
 # with FSDP on top

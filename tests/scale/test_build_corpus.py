@@ -1,14 +1,18 @@
 """The build: no text twice, nothing held out is trained on, nothing redone."""
 
 import json
+import os
+import shutil
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from tiny import make_corpus, prose, sdist, wheel, write_sources
+from tiny import ROOT, make_corpus, prose, python, sdist, wheel, write_sources
 
+from minillama.corpus.deduplicate import HashSet
 from minillama.corpus.document import Document
-from minillama.corpus.hash_set import HashSet
+from minillama.corpus.pipeline import ShortTexts
+from minillama.corpus.recipes import recipe_versions
 from minillama.corpus.split import cap, deduplicate, split
 from minillama.corpus.statistics import StepStats, table1
 from minillama.corpus.token_files import open_corpus, read_documents
@@ -204,6 +208,35 @@ def test_changed_settings_texts_and_packages_build_again(tmp_path):
     assert open_corpus(corpus.folder).slices == ["books"]  # nothing of the old build is left
     assert {p.name.split(".")[0] for p in (corpus.folder / "tokens").iterdir()} == {"books"}
     assert len(seen) == 6
+
+
+def test_another_version_of_a_step_builds_again(tmp_path, monkeypatch):
+    corpus = make_corpus(tmp_path)
+    built = (corpus.folder / "manifest.json").stat().st_mtime_ns
+    corpus.build()
+    assert (corpus.folder / "manifest.json").stat().st_mtime_ns == built
+    monkeypatch.setattr(ShortTexts, "version", 2)
+    corpus.build()
+    assert (corpus.folder / "manifest.json").stat().st_mtime_ns > built
+
+
+def test_a_comment_in_the_code_builds_nothing_again(tmp_path):
+    shutil.copytree(ROOT / "minillama", tmp_path / "minillama")
+    code = "from minillama.corpus.recipes import recipe_versions; print(recipe_versions())"
+    before = python("-c", code, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    for path in (tmp_path / "minillama" / "corpus").glob("*.py"):
+        path.write_text(path.read_text() + "\n# A comment.\n")
+    after = python("-c", code, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert before.returncode == 0 and before.stdout == after.stdout == f"{recipe_versions()}\n"
+
+
+def test_documents_stand_in_the_order_of_their_keys_which_is_a_shuffle(tiny_corpus):
+    for name in ("c4", "github", "books"):
+        texts = texts_of(tiny_corpus, name, "train")
+        keys = [Document(text, "", "", "").key for text in texts]
+        records = list(read_documents(tiny_corpus.folder / f"text/{name}.train.jsonl"))
+        paths = [record["path"] for record in records]
+        assert keys == sorted(keys) and paths != sorted(paths)
 
 
 def test_the_evaluation_package_is_never_read(tmp_path):

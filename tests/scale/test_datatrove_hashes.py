@@ -8,15 +8,18 @@ import pytest
 
 pytest.importorskip("datatrove")
 
-from minillama.corpus.c4 import RepeatedSpans
-from minillama.corpus.commoncrawl import RepeatedLines
+from minillama.corpus.c4 import REPEATED_SPANS
+from minillama.corpus.commoncrawl import REPEATED_LINES
+from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.document import Document
-from minillama.corpus.hash_set import HashSet, hash64
 from minillama.corpus.pipeline import ExactDuplicates, StepContext, fresh_hashes, run
 from minillama.corpus.token_files import to_json
-from minillama.scale.datatrove import Engine, Parts, part_path
-from minillama.scale.datatrove_engines import executors
-from minillama.scale.datatrove_hashes import Noting, bucket_bounds
+from minillama.scale.datatrove import Engine, make_executors
+from minillama.scale.datatrove_steps import (
+    Noting,
+    bucket_bounds,
+    written_parts,
+)
 
 LINES = [f"Sentence {word} comes first. It is a line of {word}." for word in
          ("ice", "moss", "rain", "sand", "wood", "wind", "fire", "clay")]  # fmt: skip
@@ -34,21 +37,22 @@ def parts(tmp_path):
             )
             for i in range(count)
         )
-        path = part_path(tmp_path / "in", number)
+        path = tmp_path / "in" / f"{number:05d}.jsonl"
         path.parent.mkdir(exist_ok=True)
         path.write_text("".join(map(to_json, documents)))
-    return Parts(tmp_path / "in", 8)
+    return written_parts(tmp_path / "in", 8)
 
 
 def distributed(inputs, steps, output, tasks):
-    executors(inputs, steps, StepContext(), output, Engine(tasks=tasks, workers=1))[-1].run()
+    engine = Engine(tasks=tasks, workers=1)
+    make_executors(inputs, steps, StepContext(), output, engine)[-1].run()
     return [path.read_text() for path in sorted((output / "clean").iterdir())]
 
 
-@pytest.mark.parametrize("step", [RepeatedLines(), ExactDuplicates(), RepeatedSpans()])
+@pytest.mark.parametrize("step", [REPEATED_LINES, ExactDuplicates(), REPEATED_SPANS])
 def test_the_same_for_any_number_of_tasks(step, parts, tmp_path):
     rows = []
-    everything = (d for number in range(8) for d in parts.documents(number, None))
+    everything = (d for part in parts for d in part.documents(StepContext(), None))
     alone = "".join(map(to_json, run((step,), everything, rows, StepContext())))
     assert rows[0].dropped or rows[0].removed
     for tasks in (1, 2, 3, 8):
@@ -57,16 +61,16 @@ def test_the_same_for_any_number_of_tasks(step, parts, tmp_path):
 
 
 def test_two_such_steps_one_after_the_other(parts, tmp_path):
-    steps = (RepeatedSpans(), RepeatedLines())
+    steps = (REPEATED_SPANS, REPEATED_LINES)
     one, three = (distributed(parts, steps, tmp_path / str(n), n) for n in (1, 3))
     assert one == three and any(one)
 
 
 def test_the_counts_of_all_tasks_add_up(parts, tmp_path):
     rows = []
-    everything = (d for number in range(8) for d in parts.documents(number, None))
-    list(run((RepeatedLines(),), everything, rows, StepContext()))
-    distributed(parts, (RepeatedLines(),), tmp_path / "out", 3)
+    everything = (d for part in parts for d in part.documents(StepContext(), None))
+    list(run((REPEATED_LINES,), everything, rows, StepContext()))
+    distributed(parts, (REPEATED_LINES,), tmp_path / "out", 3)
     told = json.loads((tmp_path / "out" / "logs" / "02-of-3-tasks" / "stats.json").read_text())
     removed = told[1]["stats"]["removed_repeated lines"]
     assert rows[0].removed == {"repeated lines": removed["total"]}
@@ -91,8 +95,8 @@ def test_a_set_that_knows_hashes(tmp_path):
     assert seen.first_time([2, 5, 9, 1]) == [False] * 4 and len(seen) == 35
 
 
-def test_steps_take_their_set_from_around():
+def test_steps_take_their_set_from_the_context():
     noting = Noting()
     assert fresh_hashes(StepContext(hashes=lambda: noting)) is noting
     assert noting.first_time(iter([3, 3])) == [True, True]
-    assert noting.asked[0].tolist() == [3, 3]
+    assert noting.requests[0].tolist() == [3, 3]

@@ -26,9 +26,9 @@ from minillama.parallel.mesh import ParallelConfig
 from minillama.scale import distributed_checkpoint
 from minillama.scale.launcher import launch
 from minillama.scale.runtime import join_world
+from minillama.scale.runtime import train_distributed as train
 from minillama.train import checkpoint
 from minillama.train.log import read_metrics
-from minillama.train.loop import train
 from minillama.train.optimizer import build_optimizer
 
 MESHES = {

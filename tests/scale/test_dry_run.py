@@ -14,7 +14,15 @@ from minillama.errors import ConfigError
 from minillama.parallel.communication import counted_bytes, totals
 from minillama.parallel.memory import memory_per_gpu
 from minillama.parallel.mesh import ParallelConfig
-from minillama.scale.dry_run import DryRun, FakeMemory, dry_run, piece, play, world_of
+from minillama.scale.dry_run import (
+    DryRun,
+    FakeMemory,
+    describe_corpus,
+    dry_run,
+    local_part,
+    play,
+    world_of,
+)
 from minillama.scale.runtime import join_world
 from minillama.train.config import TrainConfig, load_preset
 from minillama.train.loop import backward
@@ -36,8 +44,8 @@ def real_step(rank: int, config: TrainConfig) -> dict[str, object]:
     batch = torch.zeros(config.batch_sequences // world.data_size, config.seq_len + 1).long()
     with counted_bytes(world.mesh) as sent:
         backward(step_model, batch, config, world)
-    held = {name: tuple(piece(weight).shape) for name, weight in model.named_parameters()}
-    gradients = sum(piece(weight.grad).nbytes for weight in model.parameters())
+    held = {name: tuple(local_part(weight).shape) for name, weight in model.named_parameters()}
+    gradients = sum(local_part(weight.grad).nbytes for weight in model.parameters())
     place = tuple(world.mesh.get_coordinate())
     world.leave()
     return {"held": held, "gradients": gradients, "place": place, "sent": sent}
@@ -134,6 +142,7 @@ def test_the_command_prints_and_writes_nothing(
     main(["train", "--preset", "nano-7b", "--dry-run", "--world", "8", *flags])
     text = capsys.readouterr().out
     assert "8 x a100-80gb, replicate 2 x shard 2 x tensor 2" in text
+    assert "data/corpus/nano is not built yet." in text
     assert "rank 0" in text and "rank 7" in text and "tensor all-gather" in text
     assert not list(tmp_path.iterdir())
 
@@ -158,7 +167,7 @@ def test_impossible_plans_are_one_line(flags: str, capsys: pytest.CaptureFixture
 
 
 def test_how_many_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for, torchrun's, the preset's own, or as few as the mesh takes."""
+    """Requested, torchrun's, the preset's own, or as few as the mesh takes."""
     config = config_for(ParallelConfig(shard=2, tensor=2))
     assert world_of(config, None) == 4
     assert world_of(load_preset("65b"), "65b") == 2048
@@ -176,6 +185,15 @@ def test_under_torchrun_one_rank_speaks(
     monkeypatch.setenv("RANK", "1")
     main(["train", "--preset", "nano-7b", "--dry-run"])
     assert capsys.readouterr().out == ""
+
+
+def test_the_corpus_is_looked_at(tiny_corpus, tmp_path: Path) -> None:
+    config = tiny_config(tiny_corpus.folder, tmp_path)
+    assert "slices; the run reads" in describe_corpus(config)
+    wide = replace(config, model=replace(config.model, vocab_size=512))
+    assert "a vocabulary of 320, not 512" in describe_corpus(wide)
+    (tmp_path / "empty").mkdir()
+    assert "holds no corpus" in describe_corpus(replace(config, corpus=str(tmp_path / "empty")))
 
 
 def test_accumulation_and_days() -> None:

@@ -18,7 +18,7 @@ from minillama.corpus.trace import trace
 from minillama.errors import ConfigError, DataError
 from minillama.paper import TABLE1
 from minillama.scale import redpajama
-from minillama.scale.redpajama import FOLDERS, build_full, documents, find_files, stream
+from minillama.scale.redpajama import FOLDERS, build_full, find_files, read_redpajama, stream
 from minillama.tokenizer import train_tokenizer
 
 META = {
@@ -139,6 +139,15 @@ def test_every_token_can_be_traced(built, layout):
     assert name == sorted(FILES)[1]
 
 
+def test_documents_of_a_part_are_shuffled_and_their_texts_with_them(built):
+    corpus, _ = built
+    for path in corpus.glob("text/*.train.jsonl"):
+        origins = [json.loads(row) for row in path.read_text().splitlines()]
+        assert [row["id"] for row in origins] == sorted(row["id"] for row in origins)
+        places = [int(row["path"].rsplit("#")[1]) for row in origins]
+        assert places != sorted(places) and len(set(places)) == len(places)
+
+
 def test_counts_by_slice(built):
     corpus, _ = built
     told = json.loads((corpus / "manifest.json").read_text())["slices"]
@@ -235,7 +244,7 @@ def test_bad_lines_are_counted_and_the_rest_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr(redpajama, "MAX_LINE", 10_000)
     content = b"".join([good[0], *bad[:5], good[1], *bad[5:], good[2]])
     file, row = one(tmp_path, content=content), StepStats("read")
-    kept = list(documents(file, row))
+    kept = list(read_redpajama(file, row))
     assert [d.text for d in kept] == [prose(0), prose(1), prose(9), prose(2)]
     assert [d.path for d in kept] == [f"wikipedia/wiki.jsonl#{n}" for n in (1, 7, 13, 15)]
     assert row.dropped == {
@@ -251,21 +260,21 @@ def test_a_text_keeps_its_characters(tmp_path):
     raw = json.dumps({"text": text, "meta": META["wikipedia"]}, ensure_ascii=False).encode()
     half = json.dumps({"text": "\ud800" + text, "meta": META["wikipedia"]}).encode()
     file = one(tmp_path, content=raw + b"\n" + half + b"\n")
-    assert [d.text for d in documents(file, StepStats(""))] == [text, "?" + text]
+    assert [d.text for d in read_redpajama(file, StepStats(""))] == [text, "?" + text]
 
 
 def test_meta_as_a_string(tmp_path):
     """The data set's own loading script gives it as one."""
     record = {"text": prose(1), "meta": json.dumps(META["wikipedia"]), "red_pajama_subset": "x"}
     file = one(tmp_path, content=json.dumps(record).encode())
-    assert [d.text for d in documents(file, StepStats(""))] == [prose(1)]
+    assert [d.text for d in read_redpajama(file, StepStats(""))] == [prose(1)]
 
 
 def test_a_file_that_breaks_off(tmp_path):
     content = b"".join(line(prose(i), META["c4"]) for i in range(2_000))
     whole = gzip.compress(content)
     file, row = one(tmp_path, "c4/a.jsonl.gz", whole[: len(whole) // 2]), StepStats("read")
-    for _ in documents(file, row):
+    for _ in read_redpajama(file, row):
         pass
     assert list(row.dropped) == ["the file breaks off (EOFError)"]
 
@@ -275,7 +284,7 @@ def test_zstandard_as_the_crawl_is_published(tmp_path):
     content = b"".join(line(prose(i), None) for i in range(3))
     packed = zstandard.ZstdCompressor().compress(content)
     [file] = [one(tmp_path, f"{CRAWL}.zst", packed)]
-    found = list(documents(file, StepStats("")))
+    found = list(read_redpajama(file, StepStats("")))
     assert [d.text for d in found] == [prose(0), prose(1), prose(2)]
     assert {d.slice for d in found} == {"commoncrawl"}
     assert found[2].path == f"{CRAWL}.zst#3"

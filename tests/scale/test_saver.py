@@ -20,9 +20,10 @@ from minillama.parallel.mesh import ParallelConfig
 from minillama.scale import distributed_checkpoint
 from minillama.scale.launcher import launch
 from minillama.scale.runtime import DistributedBackend, join_world
+from minillama.scale.runtime import train_distributed as train
 from minillama.train import checkpoint, loop
 from minillama.train.log import read_metrics
-from minillama.train.loop import Interrupted, train
+from minillama.train.loop import Interrupted
 from minillama.train.optimizer import build_optimizer
 
 ALONE = (1, ParallelConfig())

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from exercises import *  # noqa: F403
 
+from minillama.corpus.c4 import drop_repeated_spans
 from minillama.corpus.commoncrawl import plain_line
-from minillama.corpus.hash_set import HashSet, hash64
-from minillama.corpus.heuristics import drop_repeated_spans
+from minillama.corpus.deduplicate import HashSet, hash64
 from minillama.corpus.quality import terciles
 from minillama.teach.check_web import OTHER_LINES, SAME_LINES, SPAN_CASES, _without_spans
 

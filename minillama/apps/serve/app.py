@@ -17,11 +17,19 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from minillama.apps.serve import request_schemas
 from minillama.apps.serve.attention_maps import attention_weights
-from minillama.apps.serve.events import Event, completion
+from minillama.apps.serve.events import Event, completion_events
 from minillama.apps.serve.guard import Guard
-from minillama.apps.serve.request_schemas import Refused
+from minillama.apps.serve.request_schemas import (
+    MAX_BODY,
+    MAX_PICTURE,
+    AttentionRequest,
+    Refused,
+    TextRequest,
+    limits,
+    parse_request,
+    prompt_ids,
+)
 from minillama.errors import MinillamaError
 from minillama.inference import Decoder
 from minillama.model import Llama
@@ -48,7 +56,7 @@ class Served:
     """What training left behind: ``loss``, ``bpb`` and ``step``, where they are known."""
 
     def about(self) -> dict[str, Any]:
-        """The model and the limits of what it may be asked."""
+        """The model, and the limits of a request."""
         config = self.model.config
         return {
             "name": self.name,
@@ -57,8 +65,8 @@ class Served:
             "heads": config.n_heads,
             "context": config.max_seq_len,
             "vocabulary": config.vocab_size,
-            "picture_tokens": request_schemas.MAX_PICTURE,
-            "limits": request_schemas.limits(config),
+            "picture_tokens": MAX_PICTURE,
+            "limits": limits(config),
             **self.facts,
         }
 
@@ -98,7 +106,7 @@ class Turns:
             self.free.release()
 
 
-class Told:
+class EventStream:
     """The response that streams a completion; it holds a turn, and no longer than it lasts."""
 
     def __init__(self, events: Iterator[Event], turns: Turns) -> None:
@@ -115,43 +123,48 @@ class Told:
 
     def lines(self) -> Iterator[str]:
         """The events as they are written, until the server ends."""
-        for name, told in self.events:
+        for name, values in self.events:
             if self.turns.over:
                 return
-            yield f"event: {name}\ndata: {json.dumps(told)}\n\n"
+            yield f"event: {name}\ndata: {json.dumps(values)}\n\n"
 
 
-def refuse(refused: Refused) -> JSONResponse:
-    """A refusal as JSON; a page that is told 503 may come again."""
-    headers = {"Retry-After": "2"} if refused.status == 503 else None
-    return JSONResponse({"error": refused.why}, refused.status, headers)
+async def answer_error(request: Request, error: Exception) -> Response:
+    """A refusal as JSON; a page that is sent 503 may come again."""
+    status, message = 400, str(error)
+    if isinstance(error, Refused):
+        status = error.status
+    elif isinstance(error, HTTPException):
+        status, message = error.status_code, f"{error.detail}."
+    headers = {"Retry-After": "2"} if status == 503 else None
+    return JSONResponse({"error": message}, status, headers)
 
 
-async def body_of(request: Request) -> bytes:
+async def read_body(request: Request) -> bytes:
     """The JSON body of a request, never more than ``MAX_BODY`` of it. Raises ``Refused``."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":  # what no form of another site can send
         raise Refused(415, "Send JSON, with the content type application/json.")
-    too_large = Refused(413, f"The request is larger than {request_schemas.MAX_BODY // 1024} KiB.")
+    too_large = Refused(413, f"The request is larger than {MAX_BODY // 1024} KiB.")
     length = request.headers.get("content-length", "0")
-    if length.isdecimal() and int(length) > request_schemas.MAX_BODY:
+    if length.isdecimal() and int(length) > MAX_BODY:
         raise too_large
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > request_schemas.MAX_BODY:
+        if len(body) > MAX_BODY:
             raise too_large
     return bytes(body)
 
 
-def page(file: str, kind: str) -> Any:
-    """An endpoint for one file of the package, which is read once."""
+def page_route(path: str, file: str, kind: str) -> Route:
+    """Serves one file of the package, which is read once."""
     content = resources.files(__package__).joinpath("page", file).read_bytes()
 
     async def answer(request: Request) -> Response:
         return Response(content, media_type=kind)
 
-    return answer
+    return Route(path, answer, methods=["GET"])
 
 
 def make_app(served: Served, host: str = "127.0.0.1", turns: Turns | None = None) -> Guard:
@@ -163,38 +176,40 @@ def make_app(served: Served, host: str = "127.0.0.1", turns: Turns | None = None
         turns: how many may use the model at once; one without it.
     """
     model, tokenizer, config = served.model, served.tokenizer, served.model.config
-    turns, decoder = turns or Turns(1), Decoder(model)
+    turns = turns or Turns(1)
+    decoder = Decoder(model)
 
     async def about(request: Request) -> Response:
         return JSONResponse(served.about())
 
-    async def generate(request: Request) -> Told:
-        wish = request_schemas.read_request(await body_of(request), config)
-        ids = request_schemas.prompt_ids(wish, tokenizer, config)
-        return Told(completion(decoder, tokenizer, ids, wish), turns)
+    async def generate(request: Request) -> EventStream:
+        settings = parse_request(TextRequest, await read_body(request), config)
+        ids = prompt_ids(settings.prompt, tokenizer, config)
+        return EventStream(completion_events(decoder, tokenizer, ids, settings), turns)
 
     async def attention(request: Request) -> Response:
-        ids, layer = request_schemas.read_picture_request(await body_of(request), config)
+        picture = parse_request(AttentionRequest, await read_body(request), config)
+        ids, layer = picture.ids, picture.layer
+        if len(ids) > min(MAX_PICTURE, config.max_seq_len):
+            raise Refused(413, f"Pictures show at most {MAX_PICTURE} tokens.")
         tokens = torch.tensor(ids, device=model.output.weight.device)
         async with turns.one():
-            weights = await run_in_threadpool(attention_weights, model, tokens)
-        rows = [[head[i, : i + 1].tolist() for i in range(len(ids))] for head in weights[layer]]
-        rounded = [[[round(w, 4) for w in row] for row in head] for head in rows]
-        return JSONResponse({"layer": layer, "heads": rounded})
+            heads = await run_in_threadpool(attention_weights, model, tokens, layer)
+        return JSONResponse({"layer": layer, "heads": [triangle(head) for head in heads]})
 
-    async def told_refusal(request: Request, error: Exception) -> Response:
-        if isinstance(error, HTTPException):
-            error = Refused(error.status_code, f"{error.detail}.")
-        if isinstance(error, MinillamaError):
-            error = Refused(400, str(error))
-        return refuse(error)
-
-    routes = [Route(path, page(*file), methods=["GET"]) for path, file in PAGES.items()]
-    routes += [
+    routes = [
         Route("/api/model", about, methods=["GET"]),
         Route("/api/generate", generate, methods=["POST"]),
         Route("/api/attention", attention, methods=["POST"]),
     ]
-    kinds = (Refused, MinillamaError, HTTPException)
-    handlers = dict.fromkeys(kinds, told_refusal)
+    routes += [page_route(path, *file) for path, file in PAGES.items()]
+    handlers = dict.fromkeys((Refused, MinillamaError, HTTPException), answer_error)
     return Guard(Starlette(routes=routes, exception_handlers=handlers), host)
+
+
+def triangle(weights: torch.Tensor) -> list[list[float]]:
+    """Row i of ``weights (seq, seq)`` up to its diagonal, rounded."""
+    rows = []
+    for i, row in enumerate(weights.tolist()):
+        rows.append([round(weight, 4) for weight in row[: i + 1]])
+    return rows

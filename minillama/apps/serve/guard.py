@@ -1,8 +1,9 @@
-"""Who may ask, and what every answer says about itself.
+"""Who may send requests, and what every answer says about itself.
 
-A page on the loopback address is reachable from every site that the same browser has open. A name
-of theirs may resolve to 127.0.0.1 (DNS rebinding), so the Host header must be one of ours; a form
-or script of theirs may post to us, so a foreign Origin is refused.
+A page on the loopback address is reachable from every site that the same browser has open. Another
+site's name may resolve to 127.0.0.1 (DNS rebinding), so the Host header must be this server's; its
+form or script may post here, so a foreign Origin is refused. (Starlette's TrustedHostMiddleware
+knows neither addresses in brackets nor "any bare address".)
 """
 
 import ipaddress
@@ -57,14 +58,17 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
 
-        async def guarded(message: Message) -> None:
+        async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        why = self.refusal(Headers(scope=scope)) if scope["type"] == "http" else ""
-        answer = JSONResponse({"error": why}, 403) if why else self.app
-        await answer(scope, receive, guarded)
+        app = self.app
+        if scope["type"] == "http":
+            reason = self.refusal(Headers(scope=scope))
+            if reason:
+                app = JSONResponse({"error": reason}, 403)
+        await app(scope, receive, send_guarded)
 
     def refusal(self, headers: Headers) -> str:
         """Why the request is not answered; nothing if it is."""

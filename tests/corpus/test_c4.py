@@ -5,15 +5,13 @@ from collections import Counter
 
 import pytest
 
-from minillama.corpus.hash_set import HashSet
-from minillama.corpus.heuristics import (
+from minillama.corpus.c4 import (
     C4Rules,
     clean_page,
     drop_repeated_spans,
-    line_rules,
-    page_rules,
     sentences,
 )
+from minillama.corpus.deduplicate import HashSet
 
 GOOD = "Llamas live in the high Andes.\nThey carry loads for people there.\nWool is cut every year."
 OFF = C4Rules(
@@ -43,7 +41,8 @@ def test_each_rule_for_lines_drops_its_line_and_can_be_off(field, line, reason):
     assert clean_page(page, C4Rules(), dropped) == (GOOD, None)
     assert dropped == {reason: 1}
     on = dataclasses.replace(OFF, **{field: getattr(C4Rules(), field)})
-    assert list(line_rules(on)) == [reason]
+    dropped.clear()
+    assert clean_page(page, on, dropped) == (GOOD, None) and dropped == {reason: 1}
     off = dataclasses.replace(C4Rules(), **{field: 0})
     assert clean_page(page, off, Counter()) == (page, None)
 
@@ -61,7 +60,8 @@ def test_each_rule_for_lines_drops_its_line_and_can_be_off(field, line, reason):
 def test_each_rule_for_pages_drops_its_page_and_can_be_off(field, page, reason):
     rules = C4Rules(bad_words=frozenset({"bad-word", "worse"}))
     assert clean_page(page, rules, Counter())[1] == reason
-    assert list(page_rules(dataclasses.replace(OFF, **{field: getattr(rules, field)}))) == [reason]
+    on = dataclasses.replace(OFF, **{field: getattr(rules, field)})
+    assert clean_page(page, on, Counter())[1] == reason
     off = dataclasses.replace(rules, **{field: frozenset() if field == "bad_words" else 0})
     assert clean_page(page, off, Counter()) == (page, None)
 

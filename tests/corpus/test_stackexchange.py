@@ -11,7 +11,7 @@ from defusedxml import EntitiesForbidden
 from tiny import prose
 
 from minillama.corpus.recipes import READERS
-from minillama.corpus.stackexchange_dump import (
+from minillama.corpus.stackexchange import (
     largest_sites,
     post_text,
     posts,

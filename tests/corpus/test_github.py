@@ -3,7 +3,7 @@
 import pytest
 
 from minillama.corpus.archive import read_members
-from minillama.corpus.licenses import PATTERNS, license_at, license_of, permits, project_licenses
+from minillama.corpus.github import PATTERNS, license_at, license_of, project_licenses
 from minillama.corpus.sources import DOWNLOADS, load_sources
 
 BSD = b"Redistribution and use in source and binary\nforms, with or without changes, are permitted"
@@ -31,13 +31,12 @@ def test_the_nearest_license_decides():
         "p/other/d.py": b"", "q/e.py": b"", "p/licensed.py": b"",
         "p/two/LICENSE-MIT": MIT, "p/two/LICENSE-GPL": GPL, "p/two/f.py": b"",
     }  # fmt: skip
-    assert permits(files, "p/a.py") and permits(files, "p/licensed.py")
-    assert not permits(files, "p/vendor/b/c.py")
-    assert permits(files, "p/other/d.py")  # LICENSE.txt is its own; the other tells of parts
-    assert not permits(files, "p/two/f.py")  # none is its own: all hold
-    assert not permits(files, "q/e.py")  # none at all
     known = project_licenses(files)
-    assert license_at(known, "p/two/f.py") == "GPL" and license_at(known, "q/e.py") == "none"
+    assert license_at(known, "p/a.py") == license_at(known, "p/licensed.py") == "BSD"
+    assert license_at(known, "p/vendor/b/c.py") == "GPL"
+    assert license_at(known, "p/other/d.py") == "MIT"  # LICENSE.txt is its own
+    assert license_at(known, "p/two/f.py") == "GPL"  # none is its own: all hold
+    assert license_at(known, "q/e.py") == license_at(known, "e.py") == "none"
     assert set(project_licenses(files)) == {
         "p/LICENSE", "p/vendor/COPYING", "p/other/LICENSE.txt", "p/other/LICENSE-extra",
         "p/two/LICENSE-MIT", "p/two/LICENSE-GPL",

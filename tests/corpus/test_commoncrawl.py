@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from warc_records import record, response
 
-from minillama.corpus.warc import MAX_PAGE_BYTES, warc_pages
+from minillama.corpus.commoncrawl import MAX_PAGE_BYTES, warc_pages
 
 TEXT = "Llamas live in the high Andes, where they carry loads and are shorn once a year."
 PAGE = f"<html><body><nav><a href='/'>Home</a></nav><main><p>{TEXT}</p></main></body></html>"
