@@ -68,8 +68,13 @@ VERBS: dict[str, tuple[str, str | dict[str, str]]] = {
     "bench": (
         "Compare speed with other implementations, side by side.",
         {
-            name: f"bench.{name}:bench_{name}"
-            for name in ("data", "train", "mfu", "attention", "block", "generate", "evaluate")
+            "data": "bench.data:bench_data",
+            "train": "bench.train:bench_train",
+            "mfu": "bench.train:bench_mfu",
+            "attention": "bench.memory:bench_attention",
+            "block": "bench.memory:bench_block",
+            "generate": "bench.generate:bench_generate",
+            "evaluate": "bench.evaluate:bench_evaluate",
         },
     ),
 }

@@ -8,13 +8,11 @@ come nearest to ours:
 - language: the same file, fastText's quantized lid.176, through the same predictor; datatrove
   ranks all 176 languages of the whole text, ours the best of the first 10,000 characters;
 - quality: C4's rules with the same numbers of words and sentences;
-- repeated lines and repeated spans of three sentences: its sentence deduplication, with lines or
-  with sentences;
 - near duplicates: its MinHash in four stages, 14 bands of 8, against ours with 16 of 8 and an
   exact comparison of what they find.
 
-Besides datatrove its steps ask for spacy, trafilatura (below 1.12) and lxml_html_clean; without
-them the table says which step is left out.
+Besides datatrove its steps ask for spacy, trafilatura (below 1.12) and lxml_html_clean; the table
+says which step is left out.
 """
 
 import contextlib
@@ -36,19 +34,19 @@ from resiliparse.parse.encoding import bytes_to_str, detect_encoding
 
 from minillama.bench.race import Columns, race, table_of
 from minillama.corpus.archive import read_members
-from minillama.corpus.c4 import C4Rules, clean_page, drop_repeated_spans
-from minillama.corpus.commoncrawl import drop_repeated_lines, html_to_text
-from minillama.corpus.deduplicate import HashSet, drop_near_duplicates
+from minillama.corpus.c4 import C4Rules, clean_page
+from minillama.corpus.commoncrawl import html_to_text
+from minillama.corpus.deduplicate import drop_near_duplicates
 from minillama.corpus.document import Document
 from minillama.corpus.language import LanguageModel
 from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
-from minillama.errors import ConfigError, nearest
+from minillama.errors import ConfigError
 
 Step = Callable[[Sequence[str]], list[str]]
 """One way to do a step: from texts to what is left of them."""
 PAGES, PROSE = ("sqlalchemy", ["*.html"]), ("django", ["*/docs/*.txt"])
 """Where web pages and other prose come from."""
-STEPS = ("extraction", "language", "quality", "repeated lines", "repeated spans", "near duplicates")
+STEPS = ("extraction", "language", "quality", "near duplicates")
 
 
 @dataclass(frozen=True)
@@ -125,13 +123,6 @@ def apply_c4_rules(texts: Sequence[str]) -> list[str]:
     return [text for text, reason in cleaned if reason is None]
 
 
-def drop_repetition(drop: Callable[[str, HashSet], tuple[str, int]], texts: Sequence[str]) -> list:
-    """Lines, or spans of sentences, only where they are met first."""
-    seen = HashSet()
-    cleaned = [drop(text, seen)[0] for text in texts]
-    return [text for text in cleaned if text]
-
-
 def drop_duplicates(texts: Sequence[str]) -> list[str]:
     """Texts of which no earlier one is nearly the same."""
     documents = [Document(text, "", "", str(i)) for i, text in enumerate(texts)]
@@ -143,13 +134,15 @@ def run_stages(make: Callable[[str], list[Any]], texts: Sequence[str]) -> list[s
     from datatrove.data import Document
 
     def documents() -> Iterator[Document]:
-        return (Document(text=text, id=str(i)) for i, text in enumerate(texts))
+        for i, text in enumerate(texts):
+            yield Document(text=text, id=str(i))
 
     with tempfile.TemporaryDirectory() as folder:
         *stages, last = make(folder)
         for stage in stages:
             stage(documents())
-        return [document.text for document in last(documents()) if document.text]
+        left = [document.text for document in last(documents())]
+    return [text for text in left if text]
 
 
 def choose_hash() -> Any:
@@ -164,7 +157,7 @@ def choose_hash() -> Any:
 
 
 def datatrove_extraction() -> Step:
-    """Trafilatura, in a process of its own as datatrove runs it; a page may take a minute."""
+    """Trafilatura, in a process of its own; a page may take a minute."""
     import trafilatura  # noqa: F401
     from datatrove.pipeline.extractors import Trafilatura
 
@@ -183,7 +176,10 @@ def datatrove_language(model: LanguageModel) -> Step:
     lid._model = SimpleNamespace(predict=predict)  # ours, its answers as datatrove wants them
 
     def keep(documents: Iterator[Any]) -> Iterator[Any]:
-        return (document for document in documents if lid.predict(document)[1]["en"] >= 0.5)
+        for document in documents:
+            _, probabilities = lid.predict(document)
+            if probabilities["en"] >= 0.5:
+                yield document
 
     return partial(run_stages, lambda folder: [keep])
 
@@ -195,25 +191,6 @@ def datatrove_quality() -> Step:
     ours = C4Rules()
     limits = {"min_num_sentences": ours.min_sentences, "min_words_per_line": ours.min_words}
     return partial(run_stages, lambda folder: [C4QualityFilter(**limits).run])
-
-
-def datatrove_repetition(sentences: bool) -> Step:
-    """Its sentence deduplication, of lines or of three sentences."""
-    from datatrove.pipeline.dedup import sentence_dedup as dedup
-
-    size = {"n_sentences": 3 if sentences else 1, "split_sentences": sentences}
-    no_limits = {"min_doc_words": 0, "min_num_sentences": 0}
-    config = dedup.SentDedupConfig(**size, **no_limits, hash_config=choose_hash())
-
-    def stages(folder: str) -> list[Any]:
-        signatures, found = f"{folder}/signatures", f"{folder}/found"
-        return [
-            dedup.SentenceDedupSignature(signatures, config=config).run,
-            lambda _: dedup.SentenceFindDedups(signatures, found, config=config).run(),
-            lambda texts: dedup.SentenceDedupFilter(found, config=config).run(texts),
-        ]
-
-    return partial(run_stages, stages)
 
 
 def datatrove_duplicates() -> Step:
@@ -245,22 +222,25 @@ def measure_step(
     name: str, texts: Sequence[str], ours: Step, make: Callable[[], Step], rounds: int
 ) -> DataRow:
     """Let both do the step in each round, after a warm-up on a few texts."""
-    steps, absent = {"ours": ours}, ""
+    steps = {"ours": ours}
+    absent = ""
     with contextlib.redirect_stderr(io.StringIO()):  # datatrove's bars and log
         ours(texts[:2])
         try:
-            steps["reference"] = make()
-            steps["reference"](texts[:2])
+            reference = make()
+            reference(texts[:2])
+            steps["reference"] = reference
         except ImportError as error:
-            steps.pop("reference", None)
             absent = f"not compared: {str(error).split(' (')[0]}"
         turns = {key: partial(step, texts) for key, step in steps.items()}
         results = race(turns, rounds, warm_up=0, clock=processor_seconds)
     size = max(1, count_bytes(texts))
-    seconds = {key: result.median for key, result in results.items()}
-    kept = {key: f"{count_bytes(result.outputs[-1]) / size:.0%}" for key, result in results.items()}
-    reference = (seconds.get("reference"), kept.get("reference", ""), absent)
-    return DataRow(name, size / 1e6, seconds["ours"], kept["ours"], *reference)
+    cells = {}
+    for key, result in results.items():
+        left = count_bytes(result.outputs[-1])
+        cells[key] = (result.median, f"{left / size:.0%}")
+    reference = cells.get("reference", (None, ""))
+    return DataRow(name, size / 1e6, *cells["ours"], *reference, absent)
 
 
 def add_up(rows: Sequence[DataRow]) -> list[DataRow]:
@@ -277,7 +257,6 @@ def add_up(rows: Sequence[DataRow]) -> list[DataRow]:
 def bench_data(
     megabytes: float = 4.0,
     rounds: int = 3,
-    steps: tuple[str, ...] = (),
     downloads: Path = DOWNLOADS,
     sources: Path = SOURCES,
 ) -> list[DataRow]:
@@ -286,29 +265,25 @@ def bench_data(
     Args:
         megabytes: of HTML pages and of plain prose, each.
         rounds: counted rounds.
-        steps: only these; all by default.
         downloads: where the packages were fetched to.
         sources: the list of packages.
     """
     if megabytes <= 0 or rounds < 1:
         raise ConfigError(f"{megabytes} megabytes, {rounds} rounds", "choose more than 0 of each")
-    for name in steps:
-        if name not in STEPS:
-            raise ConfigError(f"there is no step '{name}'", nearest(name, STEPS))
     model = LanguageModel.find(downloads, sources)
-    pages, prose = (read_texts(place, megabytes, downloads, sources) for place in (PAGES, PROSE))
+    pages = read_texts(PAGES, megabytes, downloads, sources)
+    prose = read_texts(PROSE, megabytes, downloads, sources)
     texts = extract_text(pages) + prose
-    lines, spans = (partial(drop_repetition, f) for f in (drop_repeated_lines, drop_repeated_spans))
-    contests = {
-        "extraction": (pages, extract_text, datatrove_extraction),
-        "language": (texts, partial(keep_english, model), partial(datatrove_language, model)),
-        "quality": (texts, apply_c4_rules, datatrove_quality),
-        "repeated lines": (texts, lines, partial(datatrove_repetition, False)),
-        "repeated spans": (texts, spans, partial(datatrove_repetition, True)),
-        "near duplicates": (texts, drop_duplicates, datatrove_duplicates),
-    }
-    rows = [
-        measure_step(name, *contests[name], rounds) for name in contests if name in (steps or STEPS)
-    ]
+    # The step's input, ours, and datatrove's.
+    english = partial(keep_english, model)
+    contests = (
+        (pages, extract_text, datatrove_extraction),
+        (texts, english, partial(datatrove_language, model)),
+        (texts, apply_c4_rules, datatrove_quality),
+        (texts, drop_duplicates, datatrove_duplicates),
+    )
+    rows = []
+    for name, contest in zip(STEPS, contests, strict=True):
+        rows.append(measure_step(name, *contest, rounds))
     print(table_of(rows + add_up(rows), COLUMNS))
     return rows

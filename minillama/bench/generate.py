@@ -1,9 +1,8 @@
 """Speed of generation: alone, in a batch and in 8 bits, beside transformers and llama2.c.
 
 All contestants read the same weights and write greedily, in turn. The limit is that of memory:
-every weight but the embeddings is read once for a token (in a batch, once for a token of every
-sequence), so no program can write more tokens a second than the machine reads bytes a second,
-divided by the bytes of those weights. Weights that stay in the processor's cache may exceed it.
+every weight but the embeddings is read once for a token, or for a token of every sequence, at the
+machine's bytes a second. Weights that stay in the processor's cache may exceed it.
 """
 
 import re
@@ -15,14 +14,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 
+from minillama.analysis.inference_budget import measure_machine
 from minillama.bench.race import Columns, Timed, race, table_of
 from minillama.bench.train import build_huggingface
 from minillama.config import ModelConfig
-from minillama.corpus.token_files import Corpus, open_corpus
 from minillama.errors import ConfigError, DataError
 from minillama.inference import Decoder, Sampling, generate_tokens
 from minillama.inference.quantize import quantized
@@ -33,8 +30,6 @@ from minillama.model import Llama
 from minillama.tokenizer import SPACE, Tokenizer
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.checkpoint import load_model
-from minillama.train.config import read_config
-from minillama.train.validation import batches, score
 
 CONFIG = ModelConfig(
     dim=288, n_layers=6, n_heads=6, vocab_size=32_000, multiple_of=32, max_seq_len=256
@@ -71,13 +66,6 @@ COLUMNS: Columns = {
 def step_bytes(config: ModelConfig, bytes_each: int = 4) -> int:
     """Bytes of weights that a step reads: all but the embeddings, of which it takes one row."""
     return bytes_each * (config.num_parameters() - (config.vocab_size - 1) * config.dim)
-
-
-def bandwidth(n_bytes: int, repeats: int = 20) -> float:
-    """Bytes a second at which this machine reads so many bytes: the best of some sums."""
-    data = torch.ones(n_bytes // 4)
-    result = race({"sum": lambda: data.sum()}, repeats)["sum"]
-    return 4 * len(data) / result.best
 
 
 def write_with(decoder: Decoder, prompts: list[list[int]], tokens: int) -> Timed:
@@ -129,15 +117,15 @@ def measure_generation(
     contestants: dict[str, Turn], token_bytes: dict[str, float], rounds: int
 ) -> list[GenerateRow]:
     """Let each write in turn; ``token_bytes`` are those that have to be read for one token."""
-    base = next(iter(contestants))
-    limit = bandwidth(int(token_bytes[base]))
+    bandwidth = measure_machine().bandwidth
     results = race(contestants, rounds)
+    base = next(iter(results.values()))
+    reference = base.outputs[-1]
     rows = []
-    reference = results[base].outputs[-1]
     for name, result in results.items():
         rate = 1 / result.median
-        ratio = results[base].slower_than(result)
-        share = rate * token_bytes[name] / limit
+        ratio = base.slower_than(result)
+        share = rate * token_bytes[name] / bandwidth
         # How far its ids are those of the first contestant.
         ids = result.outputs[-1]
         same = [a == b for a, b in zip(ids, reference, strict=False)]
@@ -146,27 +134,8 @@ def measure_generation(
     return rows
 
 
-def log_prob(decoder: Decoder, parts: list[np.ndarray]) -> float:
-    """Total log-probability in nats that a decoder gives to the targets of the windows."""
-    total = 0.0
-    for tokens, targets in batches(parts):
-        logits = decoder(tokens).flatten(0, 1)
-        total -= float(F.cross_entropy(logits, targets.flatten(), reduction="sum"))
-    return total
-
-
-def quantization_cost(model: Llama, corpus: Corpus, max_tokens: int) -> tuple[float, float]:
-    """Bits per byte on the validation text, of a model in float32 and in int8."""
-    length = model.config.max_seq_len
-    costs = []
-    for decoder in (Decoder(model), quantized(model)):
-        found = score(corpus, partial(log_prob, decoder), max_tokens, length)
-        costs.append(found["bpb"])
-    return costs[0], costs[1]
-
-
 def make_vocabulary(vocab_size: int) -> Tokenizer:
-    """A vocabulary of any size, for a model without one."""
+    """A vocabulary of any size, which llama2.c asks for."""
     entries = [Piece("<unk>", 0, Kind.UNKNOWN)]
     for mark in ("<s>", "</s>"):
         entries.append(Piece(mark, 0, Kind.CONTROL))
@@ -178,14 +147,21 @@ def make_vocabulary(vocab_size: int) -> Tokenizer:
     return tokenizer_of(entries, "the benchmark's vocabulary")
 
 
+def load_or_make(source: Path | None) -> tuple[Llama, Tokenizer]:
+    """The model of a path; or one of random weights."""
+    if source:
+        return formats.load(source) or load_model(source)
+    torch.manual_seed(0)
+    model = Llama(CONFIG)
+    torch.nn.init.normal_(model.output.weight)  # apart enough that rounding decides nothing
+    return model, make_vocabulary(CONFIG.vocab_size)
+
+
 def bench_generate(
     source: Path | None = None,
     tokens: int = 200,
     rounds: int = 5,
     llama2c: Path | None = None,
-    tied: bool = False,
-    corpus: Path | None = None,
-    max_tokens: int = 20_000,
 ) -> list[GenerateRow]:
     """Compare the speed of generation, and print the table.
 
@@ -195,16 +171,13 @@ def bench_generate(
         tokens: tokens each contestant writes in a round.
         rounds: counted rounds.
         llama2c: a built llama2.c (the file `run`), to compare with.
-        tied: one matrix for embeddings and output, for the random weights only.
-        corpus: a built corpus, on whose validation text int8 is compared with float32; that of
-            the run by default.
-        max_tokens: validation tokens scored in each slice.
     """
     keep_freed_memory()
     if tokens < 1 or rounds < 1:
         raise ConfigError(f"{tokens} tokens, {rounds} rounds", "choose 1 or more of each")
-    model, pieces = load_or_make(source, tied)
-    config, most = model.config, model.config.max_seq_len - 1
+    model, tokenizer = load_or_make(source)
+    config = model.config
+    most = config.max_seq_len - 1
     if tokens > most:
         raise DataError(
             f"{tokens} tokens do not fit the context of {config.max_seq_len}",
@@ -212,51 +185,28 @@ def bench_generate(
         )
     # Prompts of two pieces, the second differing from sequence to sequence.
     prompts = [[1, i % config.vocab_size] for i in range(5, 5 + BATCH)]
-    decoder, one = Decoder(model), step_bytes(config)
+    decoder = Decoder(model)
     contestants = {
         ALONE: partial(write_with, decoder, prompts[:1], tokens),
         TOGETHER: partial(write_with, decoder, prompts, tokens),
         EIGHT: partial(write_with, quantized(model), prompts[:1], tokens),
-        "transformers": build_transformers(model, prompts[0], tokens),
     }
+    reference = build_transformers(model, prompts[0], tokens)
+    if reference:
+        contestants["transformers"] = reference
+    else:
+        print("transformers is not installed: left out")
+    # Bytes that each reads for a token.
+    one = step_bytes(config)
     token_bytes = dict.fromkeys((ALONE, "transformers", "llama2.c"), one)
     token_bytes |= {TOGETHER: one / BATCH, EIGHT: step_bytes(config, 1)}
-    size = sum(weight.numel() for weight in model.parameters())
-    threads = torch.get_num_threads()
-    print(f"CPU, {threads} threads, {size:,} parameters in float32, {tokens} tokens")
-    print(f"{one / 1e6:.1f} MB of weights are read for a token")
-    if contestants["transformers"] is None:
-        del contestants["transformers"]
-        print("transformers is not installed: left out")
     with tempfile.TemporaryDirectory() as folder:
         if llama2c:
-            file = save_llama2c(model, pieces, Path(folder) / "model.bin")
+            file = save_llama2c(model, tokenizer, Path(folder) / "model.bin")
             contestants["llama2.c"] = partial(run_llama2c, llama2c, file, tokens)
         rows = measure_generation(contestants, token_bytes, rounds)
+    threads, size = torch.get_num_threads(), config.num_parameters()
+    print(f"CPU, {threads} threads, {size:,} parameters in float32, {tokens} tokens")
+    print(f"{one / 1e6:.1f} MB of weights are read for a token")
     print(table_of(rows, COLUMNS))
-    held_out = corpus or corpus_of(source)
-    if held_out:
-        float32, eight = quantization_cost(model, open_corpus(held_out), max_tokens)
-        change = f"{eight / float32 - 1:+.2%}"
-        print(f"validation bits per byte: float32 {float32:.4f}, int8 {eight:.4f} ({change})")
     return rows
-
-
-def load_or_make(source: Path | None, tied: bool) -> tuple[Llama, Tokenizer]:
-    """The model of a path; or one of random weights."""
-    if source:
-        return formats.load(source) or load_model(source)
-    torch.manual_seed(0)
-    model = Llama(CONFIG)
-    torch.nn.init.normal_(model.output.weight)  # apart enough that rounding decides nothing
-    if tied:
-        model.tok_embeddings.weight = model.output.weight
-    return model, make_vocabulary(CONFIG.vocab_size)
-
-
-def corpus_of(source: Path | None) -> Path | None:
-    """The corpus that a run was trained on, if it is still there."""
-    if source is None or not (source / "config.toml").exists():
-        return None
-    corpus = Path(read_config(source / "config.toml").corpus)
-    return corpus if corpus.exists() else None

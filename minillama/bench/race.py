@@ -1,8 +1,6 @@
 """Races: contestants take turns, so that a machine whose speed drifts slows all alike.
 
-A turn is timed by the clock of the race, unless the contestant brings its own time, as one in
-another process or a foreign program does. Ratios are medians of paired ratios: those of turns that
-followed one another.
+Ratios are medians of paired ratios: those of turns that followed one another.
 """
 
 import statistics
@@ -13,6 +11,7 @@ from typing import Any
 
 import torch
 
+from minillama.figures.provenance import provenance
 from minillama.tables import text_table
 
 Contestants = dict[str, Callable[[], Any]]
@@ -20,7 +19,7 @@ Contestants = dict[str, Callable[[], Any]]
 
 @dataclass(frozen=True)
 class Timed:
-    """What a contestant returns that has timed itself."""
+    """What a contestant returns that has timed itself, such as a foreign program."""
 
     seconds: float
     output: Any = None
@@ -52,11 +51,7 @@ class Result:
 
 
 def choose_clock() -> Callable[[], float]:
-    """Seconds that this process computes, if it has one thread; else those of the wall.
-
-    The first do not run while another program has the processor. With several threads they would
-    be added up.
-    """
+    """The processor's time where there is one thread; of several it would be the sum."""
     return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
@@ -98,3 +93,14 @@ def table_of(rows: Sequence[Any], columns: Columns) -> str:
     for row in rows:
         lines.append([cell(row) for cell in columns.values()])
     return text_table(list(columns), lines)
+
+
+def bench_origin(verb: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Provenance of a benchmark with these flags; a tuple is several values, None is not set."""
+    command = ["minillama", "bench", verb]
+    for name, value in settings.items():
+        if value is not None:
+            values = value if isinstance(value, tuple) else (value,)
+            command += [f"--{name.replace('_', '-')}", *map(str, values)]
+    shown = {name: value for name, value in settings.items() if name != "out"}
+    return provenance(command) | {"settings": shown | {"threads": torch.get_num_threads()}}

@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from scipy.optimize import isotonic_regression
 
 from minillama.corpus.mixture import epochs
 from minillama.corpus.token_files import open_corpus
 from minillama.errors import DataError
 from minillama.figures.provenance import provenance
 from minillama.figures.runs import Rows, Run
-from minillama.figures.style import HALO, RC, one_unit, save_figure, spread
+from minillama.figures.style import HALO, RC, one_unit, save_figure
 from minillama.files import read_json, sha256
 from minillama.paper import TABLE1
 
@@ -215,11 +217,30 @@ def draw_bar(axes: Axes, y: float, steps: Rows) -> None:
     # Names above the bar keep apart, each with a line to its piece.
     outside.sort(key=lambda name: name[0])
     centers = [center for center, _, _ in outside]
-    places = spread(centers, [wide for _, wide, _ in outside], gap=0.03, low=0, high=1)
+    places = spread(centers, [wide for _, wide, _ in outside], gap=0.03)
     for (center, wide, text), place in zip(outside, places, strict=True):
         text.set_x(place)
         end = min(max(center, place - wide / 2), place + wide / 2)
         axes.plot([center, end], [y - 0.28, y - 0.19 - DOWN], color="#555555", linewidth=0.7)
+
+
+def spread(centers: Sequence[float], widths: Sequence[float], gap: float) -> np.ndarray:
+    """Move labels in a row from 0 to 1 as little as keeps every two neighbors ``gap`` apart.
+
+    The labels have sorted ``centers``. Returns the new ones.
+    """
+    sizes = np.asarray(widths, dtype=float)
+    if not len(sizes):
+        return sizes
+    # Less the room of the labels before it, a label's place must not decrease.
+    half = sizes / 2
+    room = np.zeros(len(sizes))
+    room[1:] = np.cumsum(half[:-1] + half[1:] + gap)
+    places = isotonic_regression(centers - room).x
+    # The first and the last stay on the page.
+    places = np.maximum(places, half[0])
+    places = np.minimum(places, 1 - half[-1] - room[-1])
+    return places + room
 
 
 def width(axes: Axes, text: Text) -> float:

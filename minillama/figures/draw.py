@@ -54,13 +54,14 @@ def draw_figures(
         # Figure 1.
         figure, rows = draw_loss_figure(loaded)
         written = save_figure(figure, rows, out / "figure1_loss_vs_tokens", origin)
-        # The inference budget, if two sizes have reached the same loss.
+        # The inference budget, if the sizes can be compared.
         budget = draw_budget_figure(loaded, published)
-        if budget is not None:
+        if budget is None:
+            lines.append("inference_budget is not drawn: each size needs two finished runs")
+        else:
             figure, rows, used = budget
-            written += save_figure(
-                figure, rows, out / "inference_budget", provenance(command, used)
-            )
+            origin_of_budget = provenance(command, used)
+            written += save_figure(figure, rows, out / "inference_budget", origin_of_budget)
         # Figure 2, twice.
         rows = collect(loaded, seeds)
         found = correlations(loaded, rows)

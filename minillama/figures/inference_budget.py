@@ -1,10 +1,9 @@
 """The paper's argument as a figure: which size reaches a loss at the least total cost?
 
 Drawn from the validation losses that training has logged. A cosine schedule ends with its run, so
-a loss on the way is worse than a run of just that length would reach. A size may therefore have
-several runs of different lengths: ``nano-13b``, and beside it ``nano-13b-short``. Where each size
-has at least two finished runs, only their last losses count, with a straight line over the
-logarithm of tokens between two of them; otherwise, all that the ladder's runs logged on their way.
+a loss on the way is worse than a run of just that length would reach. Every size therefore needs
+two or more finished runs of different lengths: ``nano-13b``, and beside it ``nano-13b-short``. Only
+their last losses count, with a straight line over the logarithm of tokens between two of them.
 """
 
 from dataclasses import dataclass
@@ -16,14 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minillama.analysis.inference_budget import TrainedModel, cheapest, tokens_to_reach
-from minillama.figures.loss import TRANSIENT
 from minillama.figures.runs import Rows, Run, Runs, find_variants, short
 from minillama.figures.style import HALO, add_legend, one_unit
 
 TARGETS = 81
 """Losses at which the map of the third panel is computed."""
-BY_ENDS = "Large marks: ends of finished runs. Costs take only these, and straight lines between."
-BY_CURVES = "No loss on the way has the schedule's end: larger sizes look worse than they are."
+NOTE = "Large marks: ends of finished runs. Costs take only these, and straight lines between."
 COLUMNS = ("run", "parameters", "tokens", "loss", "end_of_run", "training_flops",
            "flops_per_served_token", "cheapest_from", "cheapest_to")  # fmt: skip
 DASHED = {"color": "#777777", "linewidth": 0.9, "linestyle": (0, (6, 3))}
@@ -83,7 +80,6 @@ class Comparison:
     """The sizes' points, and the losses at which they can be compared."""
 
     found: list[Size]
-    ends: bool
     points: list[tuple[np.ndarray, np.ndarray]]
     lowest: float
     """The lowest loss that two sizes reached."""
@@ -134,21 +130,14 @@ class Comparison:
 def compare_sizes(ladder: Runs, published: Path | None = None) -> Comparison | None:
     """What can be compared; None while no two sizes have passed through the same loss."""
     found = find_sizes(ladder, published)
-    # What counts: the ends of runs, or what the ladder's runs logged after the first steps.
-    ends = all(len(size.ends[0]) > 1 for size in found)
-    begin = TRANSIENT * max(run.metrics[-1]["tokens"] for run in ladder)
-    points = []
-    for size in found:
-        tokens, losses = size.ends if ends else logged(size.ladder)
-        counted = tokens >= (0 if ends else begin)
-        points.append((tokens[counted], losses[counted]))
-    if not all(len(losses) for _, losses in points):
+    points = [size.ends for size in found]
+    if any(len(losses) < 2 for _, losses in points):
         return None
     lows = sorted(losses.min() for _, losses in points)
     highest = min(losses[0] for _, losses in points)
     if lows[-1] >= highest:
         return None
-    return Comparison(found, ends, points, lows[1], lows[-1], highest)
+    return Comparison(found, points, lows[1], lows[-1], highest)
 
 
 def draw_budget_figure(
@@ -182,8 +171,7 @@ def draw_budget_figure(
     draw_losses(left, comparison)
     draw_costs(middle, comparison, at_common)
     draw_map(right, comparison, mapped)
-    note = BY_ENDS if comparison.ends else BY_CURVES
-    figure.supxlabel(note, fontsize=9, color="#555555")
+    figure.supxlabel(NOTE, fontsize=9, color="#555555")
     add_legend(figure, [size.ladder for size in comparison.found], columns=4)
     return figure, rows, used
 
@@ -199,7 +187,7 @@ def scale_tokens(axes: Axes, title: str, x: str, y: str) -> None:
 
 def draw_losses(axes: Axes, comparison: Comparison) -> None:
     """Validation loss over tokens: every run's way, and the points that count."""
-    marks = {"markersize": 5 if comparison.ends else 3, "linewidth": 1.5}
+    marks = {"markersize": 5, "linewidth": 1.5}
     for size, points in zip(comparison.found, comparison.points, strict=True):
         style = size.ladder.style
         for run in size.runs:

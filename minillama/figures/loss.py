@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from minillama.figures.runs import Rows, Run, Runs, short
-from minillama.figures.style import HALO, label_ends, one_unit
+from minillama.figures.style import HALO, add_legend, one_unit
 
 WINDOW = 0.04
 """Smoothing window: this share of the longest run's tokens."""
@@ -29,7 +29,7 @@ def draw_loss_figure(runs: Runs) -> tuple[Figure, Rows]:
     longest = max(run.config.total_steps * run.config.batch_tokens for run in runs)
     figure = Figure(figsize=(6.5, 4.0), layout="constrained")
     axes = figure.add_subplot()
-    rows, settled, ends = [], [], []
+    rows, settled = [], []
     for run in runs:
         steps = loss_rows(run, WINDOW * longest)
         mean = np.array([row["loss_smoothed"] for row in steps])
@@ -37,7 +37,6 @@ def draw_loss_figure(runs: Runs) -> tuple[Figure, Rows]:
         draw_loss(axes, run, tokens, mean)
         late = tokens >= TRANSIENT * longest
         settled.append(mean[late] if late.any() else mean)
-        ends.append((tokens[-1], mean[-1], run))
         rows += steps
     # The frame leaves out the first steep fall.
     low = min(map(np.min, settled))
@@ -48,7 +47,7 @@ def draw_loss_figure(runs: Runs) -> tuple[Figure, Rows]:
     axes.xaxis.set_major_formatter(one_unit(longest))
     axes.set_xlabel("Training tokens")
     axes.set_ylabel(f"Training loss (nats per token),\nmean over {short(WINDOW * longest)} tokens")
-    label_ends(axes, ends)
+    add_legend(figure, runs, columns=2)
     return figure, rows
 
 

@@ -17,7 +17,7 @@ from minillama.figures.runs import Run, Runs
 from minillama.files import sha256
 from minillama.train import checkpoint
 
-PACKAGES = ("minillama", "torch", "numpy", "matplotlib", "sentencepiece")
+PACKAGES = ("minillama", "torch", "numpy", "matplotlib", "sentencepiece", "transformers")
 
 
 def provenance(command: Sequence[str], runs: Runs = ()) -> dict[str, Any]:

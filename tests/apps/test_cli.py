@@ -61,7 +61,7 @@ PAGES = {
     "bench": ["train", "block", "generate"],
     "bench train": ["--widths", "--steps"],
     "bench block": ["--widths", "--seq-len"],
-    "bench generate": ["--llama2c", "--tokens", "--tied"],
+    "bench generate": ["--llama2c", "--tokens"],
 }
 
 

@@ -16,8 +16,7 @@ from minillama.train.config import read_config
 from minillama.train.log import read_metrics
 
 NAMES = [f"nano-{rung}" for rung in reproduce.RUNGS]
-STEMS = ("data_waterfall", "figure1_loss_vs_tokens", "figure2_benchmarks", "figure2_perplexity",
-         "inference_budget")  # fmt: skip
+STEMS = ("data_waterfall", "figure1_loss_vs_tokens", "figure2_benchmarks", "figure2_perplexity")
 FIGURES = [f"{stem}.{kind}" for stem in STEMS for kind in ("csv", "json", "png", "svg")]
 
 

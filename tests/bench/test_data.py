@@ -46,7 +46,7 @@ def test_sums_and_ratios():
     rows = [
         bench.DataRow("language", 2.0, 1.0, "100%", 3.0, "100%"),
         bench.DataRow("quality", 4.0, 0.5, "50%", 1.5),
-        bench.DataRow("repeated lines", 4.0, 9.0, "100%"),
+        bench.DataRow("near duplicates", 4.0, 9.0, "100%"),
     ]
     [together] = bench.add_up(rows)  # of the steps that both have done
     assert (together.ours, together.reference, together.ratio) == (1.5, 4.5, 3.0)
@@ -109,12 +109,10 @@ def test_our_contenders_are_the_steps_themselves():
     page = f"{prose}\nMenu\n{prose}"
     assert bench.apply_c4_rules([page, "{ code }"]) == [f"{prose}\n{prose}"]
     assert clean_page(page, C4Rules(), bench.Counter())[0] == f"{prose}\n{prose}"
-    lines = bench.drop_repetition(bench.drop_repeated_lines, ["one\ntwo", "two\nthree"])
-    assert lines == ["one\ntwo", "three"]
     assert bench.drop_duplicates([page * 9, "other", page * 9]) == [page * 9, "other"]
 
 
-@pytest.mark.parametrize("wrong", [{"megabytes": 0.0}, {"rounds": 0}, {"steps": ("speling",)}])
+@pytest.mark.parametrize("wrong", [{"megabytes": 0.0}, {"rounds": 0}])
 def test_wrong_settings(wrong):
-    with pytest.raises(ConfigError, match="there is no step" if "steps" in wrong else "rounds"):
+    with pytest.raises(ConfigError, match="rounds"):
         bench.bench_data(**wrong, **PLACES)

@@ -25,10 +25,11 @@ from minillama.figures.data import (
     data_waterfall,
     draw_corpus,
     megabytes,
+    spread,
 )
 from minillama.figures.provenance import describe_run
 from minillama.figures.runs import load_runs
-from minillama.figures.style import RC, spread
+from minillama.figures.style import RC
 from minillama.files import sha256
 from minillama.paper import TABLE1
 from minillama.scale.user_texts import add_texts
@@ -150,7 +151,7 @@ def test_texts_of_the_users_own_are_a_further_row(tmp_path):
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=4).map(sorted), st.floats(0.01, 0.22))
 def test_names_above_a_bar_keep_apart_and_on_the_page(centers, wide):
-    lefts = spread(centers, [wide] * len(centers), 0.03, low=0, high=1) - wide / 2
+    lefts = spread(centers, [wide] * len(centers), 0.03) - wide / 2
     assert lefts[0] >= -1e-9 and lefts[-1] + wide <= 1 + 1e-9
     assert all(b - a >= wide + 0.03 - 1e-9 for a, b in zip(lefts, lefts[1:], strict=False))
     if len(centers) == 1 and wide / 2 <= centers[0] <= 1 - wide / 2:

@@ -222,11 +222,18 @@ def write_run(runs, name, tokens, model, finished=True):
     (runs / name / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
+SHORTER = 20
+"""Runs of each size beside the ladder's own."""
+
+
 @pytest.fixture
 def lawful(tmp_path):
-    """The ladder, in which larger sizes have read more than the law's best."""
+    """The ladder with shorter runs, in which larger sizes have read more than the law's best."""
     for name, tokens in (("7b", 8e6), ("13b", 6e6), ("33b", 4e6), ("65b", 4e6)):
-        write_run(tmp_path, f"nano-{name}", int(tokens), ModelConfig.from_name(f"nano-{name}"))
+        model = ModelConfig.from_name(f"nano-{name}")
+        write_run(tmp_path, f"nano-{name}", int(tokens), model)
+        for i, share in enumerate(np.geomspace(0.01, 0.9, SHORTER)):
+            write_run(tmp_path, f"nano-{name}-{i}", int(tokens * share), model)
     return tmp_path
 
 
@@ -237,7 +244,7 @@ def needed(parameters, target):
 
 def test_the_csv_holds_the_tokens_that_the_law_asks_for(lawful):
     _, rows, used = figure_of_budget.draw_budget_figure(runs.load_runs(lawful, "nano"))
-    assert [run.folder.name for run in used] == [f"nano-{n}" for n in ("7b", "13b", "33b", "65b")]
+    assert len(used) == 4 * (1 + SHORTER)
     costs = [row for row in rows if row["training_flops"]]
     assert len({row["loss"] for row in costs}) > 50
     for row in costs:
@@ -268,32 +275,33 @@ def test_the_cheapest_size_of_the_csv_is_the_cheapest(lawful):
 def test_the_common_loss_is_the_lowest_that_all_sizes_reached(lawful):
     found = figure_of_budget.compare_sizes(runs.load_runs(lawful, "nano"))
     smallest = ModelConfig.from_name("nano-7b").num_parameters()
-    assert found.common == loss_of(smallest, 8e6 // 128 * 128) and not found.ends
+    assert found.common == loss_of(smallest, 8e6 // 128 * 128)
     assert all(found.models(found.common)) and not found.models(found.common - 1e-6)[0]
 
 
-def test_with_several_schedules_only_their_ends_count(lawful):
+def test_only_the_ends_of_finished_runs_of_one_shape_count(tmp_path):
     for name in ("7b", "13b", "33b", "65b"):
         model = ModelConfig.from_name(f"nano-{name}")
-        write_run(lawful, f"nano-{name}-short", 500_000, model)
-        write_run(lawful, f"nano-{name}-stopped", 900_000, model, finished=False)
+        write_run(tmp_path, f"nano-{name}", 8_000_000, model)
+        write_run(tmp_path, f"nano-{name}-stopped", 900_000, model, finished=False)
         other = ModelConfig(dim=16, n_layers=1, n_heads=2, vocab_size=64)
-        write_run(lawful, f"nano-{name}-of-another-shape", 700_000, other)
-    loaded = runs.load_runs(lawful, "nano")
+        write_run(tmp_path, f"nano-{name}-of-another-shape", 700_000, other)
+    loaded = runs.load_runs(tmp_path, "nano")
+    assert figure_of_budget.draw_budget_figure(loaded) is None  # one end of each
+    for name in ("7b", "13b", "33b", "65b"):
+        write_run(tmp_path, f"nano-{name}-short", 500_000, ModelConfig.from_name(f"nano-{name}"))
     found = figure_of_budget.compare_sizes(loaded)
-    assert found.ends and [len(losses) for _, losses in found.points] == [2] * 4
-    figure, rows, used = figure_of_budget.draw_budget_figure(loaded)
+    assert [len(losses) for _, losses in found.points] == [2] * 4
+    _, rows, used = figure_of_budget.draw_budget_figure(loaded)
     assert len(used) == 12 and sum(bool(row["end_of_run"]) for row in rows) == 12
-    assert figure.get_supxlabel() == figure_of_budget.BY_ENDS
 
 
 def test_sizes_that_share_no_loss_are_not_compared(lawful):
-    path = lawful / "nano-65b" / "metrics.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    path.write_text("".join(json.dumps(x | {"valid_loss": 0.5}) + "\n" for x in lines))
-    assert figure_of_budget.draw_budget_figure(runs.load_runs(lawful, "nano")) is None
-    path.write_text("".join(json.dumps({**x, "valid_loss": None}) + "\n" for x in lines))
-    assert figure_of_budget.draw_budget_figure(runs.load_runs(lawful, "nano")) is None
+    for loss in (0.5, None):
+        for path in lawful.glob("nano-65b*/metrics.jsonl"):
+            lines = [json.loads(line) for line in path.read_text().splitlines()]
+            path.write_text("".join(json.dumps(x | {"valid_loss": loss}) + "\n" for x in lines))
+        assert figure_of_budget.draw_budget_figure(runs.load_runs(lawful, "nano")) is None
 
 
 def test_the_figure_is_readable_in_print(lawful):
@@ -302,4 +310,3 @@ def test_the_figure_is_readable_in_print(lawful):
         figure.draw_without_rendering()
     sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
     assert min(sizes) >= 9
-    assert figure.get_supxlabel() == figure_of_budget.BY_CURVES
