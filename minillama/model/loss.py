@@ -49,6 +49,10 @@ class Vocabulary:
         """Logarithms of the probabilities of this process's rows, ``(positions, rows)``."""
         return torch.log_softmax(logits, dim=-1)
 
+    def most_rows(self, rows: int) -> int:
+        """The rows of the process that holds most; ``rows`` are this process's."""
+        return rows
+
     def total(self, loss: Tensor) -> Tensor:
         """The sum over processes, each of which counts the targets among its own rows."""
         return loss
@@ -73,7 +77,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         counted = targets != IGNORED
         places, owned = rows.locate(targets, counted)
         total = x.new_zeros((), dtype=wide)
-        size = chunk_rows(len(weight), device)
+        size = chunk_rows(rows.most_rows(len(weight)), device)  # the same for all processes
         with torch.autocast(device, enabled=False):
             matrix = weight.to(dtype)
             vectors = rows.gather(x)

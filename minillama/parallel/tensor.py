@@ -158,8 +158,11 @@ class SplitVocabulary(Vocabulary):
     sum of their exponentials: two numbers a position are sent instead of V.
     """
 
-    def __init__(self, exchange: TensorGroup, batch: int, rows: int) -> None:
-        self.exchange, self.batch, self.rows = exchange, batch, rows
+    def __init__(self, exchange: TensorGroup, batch: int, vocab_size: int) -> None:
+        self.exchange, self.batch = exchange, batch
+        self.share = -(-vocab_size // exchange.size)  # the last process may hold fewer
+        self.first = exchange.rank * self.share
+        self.rows = min(self.share, vocab_size - self.first)
 
     def gather(self, x: Tensor) -> Tensor:
         """``(batch * seq / size, dim)`` to ``(batch * seq, dim)``."""
@@ -171,7 +174,7 @@ class SplitVocabulary(Vocabulary):
 
     def locate(self, targets: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
         """The row among this process's, and whether it is one of them."""
-        place = targets - self.exchange.rank * self.rows
+        place = targets - self.first
         owned = (place >= 0) & (place < self.rows) & counted
         return place.clamp(0, self.rows - 1), owned
 
@@ -179,6 +182,10 @@ class SplitVocabulary(Vocabulary):
         """``logits (positions, rows)`` less the logarithm of all processes' sum of exponentials."""
         logits -= self.exchange.max(logits.amax(-1, keepdim=True))
         return logits.sub_(self.exchange.sum(logits.exp().sum(-1, keepdim=True)).log())
+
+    def most_rows(self, rows: int) -> int:
+        """The rows of the first process, which has no fewer than others."""
+        return self.share
 
     def total(self, loss: Tensor) -> Tensor:
         """The sum over processes."""
@@ -203,5 +210,5 @@ def _split_loss(model: Llama, exchange: TensorGroup, x: Tensor, targets: Tensor)
     ``x`` is this process's part of the last norm's output, ``targets (batch, seq)`` are whole.
     """
     weight = exchange.piece(model.output.weight)
-    vocabulary = SplitVocabulary(exchange, len(x), len(weight))
+    vocabulary = SplitVocabulary(exchange, len(x), model.config.vocab_size)
     return linear_cross_entropy(x.flatten(0, 1), weight, targets.flatten(), vocabulary)
