@@ -69,7 +69,7 @@ class Step:
 
     def process(self, document: Document, stats: StepStats) -> Document | Dropped:
         """What becomes of one document."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has neither start nor process")
 
 
 @dataclass(frozen=True)

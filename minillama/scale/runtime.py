@@ -170,7 +170,6 @@ class DistributedBackend(LocalBackend):
         return distributed_checkpoint.Saver(config.run, keep, self, config.async_save)
 
 
-@record
 def train_distributed(config: TrainConfig) -> Path:
     """``train`` by all processes that torchrun has started, or by this one alone.
 
@@ -179,6 +178,12 @@ def train_distributed(config: TrainConfig) -> Path:
         RankError: another rank was killed.
         SystemExit: another rank has reported what is wrong.
     """
+    # Under torchrun an error also goes to the file that it reads.
+    run = record(_train_with_others) if dist.is_torchelastic_launched() else _train_with_others
+    return run(config)
+
+
+def _train_with_others(config: TrainConfig) -> Path:
     with reporting_once():
         backend = join_world(config.device, config.parallel, config.hang_seconds, facts(config))
         try:

@@ -2,7 +2,7 @@
 
 glibc hands large blocks back to the kernel as soon as they are freed, and every training step asks
 for the same activations again; the kernel then zeroes each page anew. ``minillama bench train``
-shows the difference, with and without ``--no-keep-memory``.
+shows the difference, with and without ``--keep-memory``.
 """
 
 import ctypes

@@ -140,8 +140,10 @@ def test_the_mask_of_a_row_is_the_picture_in_its_module(model):
     mask = RowMask([row, short], torch.device("cpu"))
     assert mask.sees[0, 0].tolist() == sees
     assert mask.inside.tolist() == [*range(7), 7]
-    flat = torch.randn(1, 8, 2, 4)
-    assert torch.equal(mask.unpad(mask.pad(flat)), flat.flatten(2))
+    flat = torch.randn(8, 2, 4)  # (all positions, heads, head_dim)
+    padded = mask.pad(flat)
+    assert torch.equal(padded[0], flat[:7].transpose(0, 1))
+    assert torch.equal(padded[1, :, :1], flat[7:].transpose(0, 1)) and not padded[1, :, 1:].any()
 
 
 def question(*completions, answer=0):

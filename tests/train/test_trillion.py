@@ -77,7 +77,7 @@ def trillion(tiny_corpus, tmp_path_factory):
 
 
 SCRIPT = """
-import json, resource, sys, time
+import json, sys, time
 from minillama.corpus.token_files import open_corpus
 from minillama.train.dataloader import StatelessDataLoader
 from minillama.train.validation import score
@@ -88,7 +88,9 @@ def measure(name, function):
     began = time.perf_counter()
     result = function()
     seconds = time.perf_counter() - began
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not getrusage's peak, which a child inherits from the process that started it.
+    [line] = [line for line in open("/proc/self/status") if line.startswith("VmHWM")]
+    peak = 1024 * int(line.split()[1])
     maps = sum(folder in line for line in open("/proc/self/maps"))
     stages[name] = {"seconds": seconds, "peak": peak, "maps": maps}
     return result
