@@ -5,11 +5,12 @@ STAMP := .venv/.complete
 DEV := .venv/.complete-dev
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constraints.txt
 
-.PHONY: help setup dev corpus reproduce test soak portable lab figures bench notebooks lint clean
+.PHONY: help setup dev corpus reproduce test quick soak portable lab figures bench notebooks lint clean
 
 help:
 	@echo "make reproduce  text, tokenizer, four models, both figures (20 minutes on 2 cores)"
 	@echo "make test       all tests and all notebooks (25 minutes on 2 cores)"
+	@echo "make quick      the tests of the paper's own rooms (3 minutes)"
 	@echo "make lab        open the notebooks in JupyterLab"
 	@echo "make figures    draw the figures again from the runs at hand"
 	@echo "make bench      compare training speed with Hugging Face's Llama"
@@ -43,6 +44,11 @@ corpus: setup
 # Two processes, each with whole files: a notebook's cells share a kernel.
 test: dev corpus
 	$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder tests --nbval notebooks
+
+# The rooms that the notebooks teach, without what starts or kills other processes.
+QUICK := tests/test_*.py $(addprefix tests/,model corpus efficient train inference evaluate figures)
+quick: dev
+	$(PY) -m pytest -n 2 --dist loadfile -q $(QUICK) -k "not kill and not stop and not execution"
 
 soak: dev
 	$(PY) -m pytest tests -m soak --timeout 7200
