@@ -8,10 +8,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from tiny import TinyCorpus, make_corpus
 from tqdm import tqdm
 
 torch.set_num_threads(1)
+# A busy machine is no failure: neither a slow example nor slow making of examples.
+settings.register_profile("busy", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy")
 tqdm.monitor_interval = 0  # no thread: some tests fork
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
