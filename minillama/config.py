@@ -33,8 +33,8 @@ class RopeScaling:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(ScalingKind):
-            mend = nearest(str(self.kind), get_args(ScalingKind))
-            raise ConfigError(f"unknown rope_scaling '{self.kind}'", mend)
+            hint = nearest(str(self.kind), get_args(ScalingKind))
+            raise ConfigError(f"unknown rope_scaling '{self.kind}'", hint)
         if not 1 <= self.factor < math.inf:
             raise ConfigError(f"rope_scaling: factor = {self.factor}", "it must be at least 1")
         if self.kind in ("dynamic", "yarn") and self.original_max_seq_len < 1:

@@ -12,14 +12,14 @@ class MinillamaError(Exception):
 
     Args:
         what: what is wrong and where (name the file, the key, the value).
-        mend: what to do about it.
+        hint: what to do about it.
     """
 
-    def __init__(self, what: str, mend: str = "") -> None:
+    def __init__(self, what: str, hint: str = "") -> None:
         self.what = what.strip().rstrip(".")
-        self.mend = mend.strip().rstrip(".")
-        end = "" if self.mend.endswith("?") else "."
-        advice = f" {self.mend[0].upper()}{self.mend[1:]}{end}" if self.mend else ""
+        self.hint = hint.strip().rstrip(".")
+        end = "" if self.hint.endswith("?") else "."
+        advice = f" {self.hint[0].upper()}{self.hint[1:]}{end}" if self.hint else ""
         super().__init__(f"{self.what}.{advice}")
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: write aside, flush to disk, rename."""
+"""Files that are either whole or absent: write to a temporary name, flush to disk, rename."""
 
 import contextlib
 import errno

@@ -58,8 +58,8 @@ class Tokenizer:
 
     def save(self, path: str | Path) -> None:
         """Write the SentencePiece model, atomically."""
-        with atomic_path(path) as aside:
-            aside.write_bytes(self.model)
+        with atomic_path(path) as tmp:
+            tmp.write_bytes(self.model)
 
     def encode(self, text: str, bos: bool = False, eos: bool = False) -> list[int]:
         """Piece ids of ``text``, with the begin or end mark on request.

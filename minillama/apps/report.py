@@ -292,9 +292,11 @@ def report(records: dict[str, Record], form: Form = "text", complete: bool = Fal
     Raises:
         ConfigError: there is none, or they were asked differently.
     """
-    asked = [{k: record["settings"][k] for k in ("style", "limit")} for record in records.values()]
-    if not asked or any(each != asked[0] for each in asked):
-        what = f"these evaluations cannot stand in one table: {asked}"
+    settings = [
+        {k: record["settings"][k] for k in ("style", "limit")} for record in records.values()
+    ]
+    if not settings or any(each != settings[0] for each in settings):
+        what = f"these evaluations cannot stand in one table: {settings}"
         raise ConfigError(what, "evaluate all in the same way")
 
     # The tables of which something was measured, and the names of the others.
@@ -347,8 +349,8 @@ def introduction(records: dict[str, Record]) -> list[str]:
         lines.append(f"{name}: {size}step {record['step']}, {record['tokens']:,} tokens{after}")
     settings = next(iter(records.values()))["settings"]
     style, limit = settings["style"], settings["limit"]
-    asked = "all questions" if limit is None else f"at most {limit} questions of each benchmark"
-    lines.append(f"Prompts in the style {style} ({STYLES[style]}); {asked}.")
+    questions = "all questions" if limit is None else f"at most {limit} questions of each benchmark"
+    lines.append(f"Prompts in the style {style} ({STYLES[style]}); {questions}.")
     lines.append(
         "±: one standard error. *: more than two of them above chance, majority (the place that is "
         "right most often) and the 5-gram model. In brackets: 95% bound where there is no hit."

@@ -20,6 +20,7 @@ from minillama.files import read_json, write_json
 from minillama.scale.build_corpus import build
 from minillama.scale.runtime import train_distributed
 from minillama.scale.sources import fetch
+from minillama.tables import text_table
 from minillama.train.config import load_preset
 from minillama.train.dataloader import StatelessDataLoader
 from minillama.train.log import read_metrics
@@ -58,7 +59,7 @@ def reproduce(
     print(stage("2 build", lambda: corpus(ladder)))
     for config in configs:
         stage(f"3 train {config.name}", lambda config=config: train_distributed(config))
-    told = stage("4 baseline", lambda: baseline(ladder, runs))
+    counted = stage("4 baseline", lambda: baseline(ladder, runs))
     for name in names:
         table = stage(
             f"5 evaluate {name}",
@@ -77,7 +78,7 @@ def reproduce(
         print(f"=== 7 samples: {runs / presets[-1] / 'samples.json'} is up to date")
     else:
         print(stage("7 samples", lambda: write_samples(runs / presets[-1])))
-    print(summary(told, presets, runs))
+    print(summary(counted, presets, runs))
     if publish_logs:
         publish(runs, names, presets[-1], ladder)
     print(f"done in {(time.monotonic() - began) / 60:.1f} min")
@@ -115,10 +116,10 @@ def baseline(ladder: str, runs: Path) -> dict[str, Any]:
     config = load_preset(f"{ladder}-{RUNGS[-1]}")
     text = open_corpus(config.corpus)
     path, data = runs / f"{ladder}-5gram.json", text.fingerprint
-    if path.exists() and (told := read_json(path))["data"] == data:
-        return told
+    if path.exists() and (counted := read_json(path))["data"] == data:
+        return counted
     order = StatelessDataLoader(text, config.seq_len, config.batch_sequences, config.seed)
-    told = {
+    counted = {
         "data": data,
         "bytes": byte_ngram_bits_per_byte(text, config.eval_tokens, config.seq_len),
         "all": ngram_bits_per_byte(text, config.eval_tokens, config.seq_len),
@@ -126,20 +127,23 @@ def baseline(ladder: str, runs: Path) -> dict[str, Any]:
             text, config.eval_tokens, config.seq_len, seen=order, steps=config.total_steps
         ),
     }
-    write_json(path, told)
-    return told
+    write_json(path, counted)
+    return counted
 
 
-def summary(told: dict[str, Any], presets: list[str], runs: Path) -> str:
-    """Validation bits per byte of every run and of the 5-gram model, by slice."""
-    rows = {preset: read_metrics(runs / preset)[-1] for preset in presets}
-    columns = {name: (row["valid_bpb"], row["valid_bpb_by_slice"]) for name, row in rows.items()}
-    columns["5-gram of bytes"] = (told["bytes"]["bpb"], told["bytes"]["bpb_by_slice"])
-    columns["5-gram, all text"] = (told["all"]["bpb"], told["all"]["bpb_by_slice"])
-    columns["5-gram, text read"] = (told["seen"]["bpb"], told["seen"]["bpb_by_slice"])
-    slices = list(told["all"]["bpb_by_slice"])
-    lines = ["Validation bits per byte (mixture, then slices)",
-             f"{'':<18}{'mixture':>8}" + "".join(f"{s[:11]:>13}" for s in slices)]  # fmt: skip
-    for name, (bpb, by_slice) in columns.items():
-        lines.append(f"{name:<18}{bpb:>8.3f}" + "".join(f"{by_slice[s]:>13.3f}" for s in slices))
-    return "\n".join(lines)
+def summary(counted: dict[str, Any], presets: list[str], runs: Path) -> str:
+    """Lay out validation bits per byte of every run and of the 5-gram models, by slice."""
+    results = {}
+    for preset in presets:
+        last = read_metrics(runs / preset)[-1]
+        results[preset] = (last["valid_bpb"], last["valid_bpb_by_slice"])
+    titles = {"bytes": "5-gram of bytes", "all": "5-gram, all text", "seen": "5-gram, text read"}
+    for key, title in titles.items():
+        results[title] = (counted[key]["bpb"], counted[key]["bpb_by_slice"])
+    slices = list(counted["all"]["bpb_by_slice"])
+    rows = []
+    for title, (mixture, by_slice) in results.items():
+        numbers = [mixture, *(by_slice[name] for name in slices)]
+        rows.append([title, *(f"{number:.3f}" for number in numbers)])
+    table = text_table(["", "mixture", *slices], rows)
+    return f"Validation bits per byte (mixture, then slices)\n{table}"

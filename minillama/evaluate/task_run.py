@@ -35,14 +35,14 @@ class TaskRun:
         return self if size == 1 else replace(self, questions=self.questions[rank::size])
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What a record says of how it was asked."""
         return {"shots": self.shots, "split": self.task.split}
 
     def is_done(self, results: dict[str, Any]) -> bool:
         """Whether a record's results hold this task, asked in the same way."""
         result = results.get(self.key)
-        return result is not None and result.items() >= self.asked.items()
+        return result is not None and result.items() >= self.settings.items()
 
     def __len__(self) -> int:
         """How often ``done`` of ``score`` is told of one more, for a progress bar."""
@@ -67,26 +67,26 @@ class MultipleChoiceRun(TaskRun):
 
     def summarize(self, rows: Sequence[Row]) -> dict[str, Any]:
         """The results that a record holds."""
-        return self.asked | summarize(rows, self.task.normalizer)
+        return self.settings | summarize(rows, self.task.normalizer)
 
 
 class GenerationRun(TaskRun):
     """A benchmark whose answers the model writes."""
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, Any]:
         """What a record says of how it was asked and written."""
-        return super().asked | {"generation": asdict(self.generation)}
+        return super().settings | {"generation": asdict(self.generation)}
 
     def score(self, model: Llama, done: Callable[[int], object]) -> list[Row]:
         """A row for each problem; ``done`` is told how many were answered."""
-        asked = (self.tokenizer, self.task, self.questions, self.generation)
-        rows = generation.score_problems(model, *asked, done)
+        problems = (self.tokenizer, self.task, self.questions, self.generation)
+        rows = generation.score_problems(model, *problems, done)
         return [{"task": self.key} | row for row in rows]
 
     def summarize(self, rows: Sequence[Row]) -> dict[str, Any]:
         """The results that a record holds."""
-        return self.asked | generation.summarize(self.task, rows)
+        return self.settings | generation.summarize(self.task, rows)
 
 
 def choose_task_runs(

@@ -76,7 +76,7 @@ def raise_everywhere(error: BaseException | None) -> None:
     """Raise, on all ranks, the ``CheckpointError`` of the first of them that has one."""
     if error and not isinstance(error, CheckpointError):
         raise error
-    for failure in gather((error.what, error.mend) if error else None):
+    for failure in gather((error.what, error.hint) if error else None):
         if failure:
             raise CheckpointError(*failure) from error
 

@@ -55,7 +55,7 @@ def examples(library: Library, others: list[Pair], shots: int) -> list[Pair]:
     return [*pairs, *(others[i * len(others) // more] for i in range(more))][:shots]
 
 
-def problems(asked: list[Pair], shown: list[Pair], style: str) -> list[Problem]:
+def problems(pairs: list[Pair], shown: list[Pair], style: str) -> list[Problem]:
     """Figure 3's prompt for ``llama``; the wheel's for ``olmes``."""
     head, form, gap = "Answer these questions:\n", "Q: {}\nA:", "\n"
     if style == "olmes":
@@ -63,7 +63,7 @@ def problems(asked: list[Pair], shown: list[Pair], style: str) -> list[Problem]:
     for question, answers in shown:
         head += f"{form.format(_mark(question, style))} {answers[0]}{gap}"
     made = []
-    for number, (question, answers) in enumerate(asked):
+    for number, (question, answers) in enumerate(pairs):
         problem = Problem(
             prompt=head + form.format(_mark(question, style)),
             completion=f" {answers[0]}",

@@ -34,8 +34,8 @@ def piqa_prompt(doc: Doc, style: str) -> str:
 
 def socialiqa_prompt(doc: Doc, style: str) -> str:
     """What happened, and what is asked of it."""
-    asked = f"{doc['context']} {doc['question']}"
-    return f"Q: {asked}\nA:" if style == "llama" else f"Question: {asked}\nAnswer:"
+    question = f"{doc['context']} {doc['question']}"
+    return f"Q: {question}\nA:" if style == "llama" else f"Question: {question}\nAnswer:"
 
 
 def reader(variant: str, name: str, prompt: Callable[[Doc, str], str] = query) -> Reader:
