@@ -1,17 +1,20 @@
 """A document: a text, and where it came from. Also the small tools that all readers share."""
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from minillama.errors import DataError
+from minillama.files import atomic_path
+
 MAX_TEXT_BYTES = 64 * 2**20
 """Larger files are no texts."""
-SPLITS = ("train", "valid")
 Members = Iterable[tuple[str, bytes]]
 """Files of a package: (name, content)."""
 Texts = Iterator[tuple[str, str]]
@@ -87,3 +90,31 @@ def read_text_file(path: Path) -> tuple[str, str]:
     except UnicodeDecodeError:
         return "", "not UTF-8"
     return text, "" if text else "empty"
+
+
+def read_documents(path: Path) -> Iterable[dict[str, str]]:
+    """The documents of a ``text/<slice>.<split>.jsonl``, one at a time."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            for line in file:
+                yield json.loads(line)
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist", "run `minillama data build`") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"{path} is malformed ({error})",
+            "delete the corpus folder and run `minillama data build`",
+        ) from None
+
+
+def write_documents(path: Path, documents: Iterable[Document]) -> None:
+    """One JSON object a line, atomically."""
+    with atomic_path(path) as tmp, open(tmp, "w", encoding="utf-8") as file:
+        for document in documents:
+            file.write(to_json(document))
+
+
+def to_json(document: Document) -> str:
+    """A document's line in a file of documents."""
+    record = asdict(document) | {"id": document.key[:16]}
+    return json.dumps(record, ensure_ascii=False) + "\n"

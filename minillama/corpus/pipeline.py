@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from minillama.corpus.deduplicate import HashSet, hash64
-from minillama.corpus.document import Document, Dropped
+from minillama.corpus.document import Document, Dropped, read_documents, write_documents
 from minillama.corpus.sources import DOWNLOADS, SOURCES
 from minillama.corpus.statistics import StepStats
-from minillama.corpus.token_files import read_documents, write_documents
 
 ProcessFn = Callable[[Document], Document | Dropped]
 Reread = Callable[[], Iterator[Document]]

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from minillama.corpus.document import SPLITS
 from minillama.corpus.mixture import epochs
+from minillama.corpus.token_files import SPLITS
 from minillama.paper import TABLE1
 from minillama.tables import text_table
 

@@ -14,7 +14,7 @@ import hashlib
 import json
 from array import array
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from tokenize import TokenError  # of a damaged header of an array
@@ -23,11 +23,11 @@ from typing import Any
 import numpy as np
 from tyro.conf import Positional
 
-from minillama.corpus.document import SPLITS, Document
 from minillama.errors import DataError
 from minillama.files import atomic_path, read_json, sha256, write_json
 from minillama.tokenizer import Tokenizer
 
+SPLITS = ("train", "valid")
 SHARD_TOKENS = 2**30
 """2 GiB each: 1.4T tokens are 1,300 files, and a file that is read costs a map and a descriptor."""
 OPEN_MAPS = 64
@@ -279,28 +279,3 @@ def verify_corpus(folder: Positional[Path] = Path("data/corpus/nano")) -> str:
     corpus = open_corpus(folder, verify=True)
     tokens = sum(file.tokens for file in (*corpus.train.values(), *corpus.valid.values()))
     return f"{folder}: {tokens:,} tokens of {len(corpus.slices)} slices are as they were built"
-
-
-def read_documents(path: Path) -> Iterable[dict[str, str]]:
-    """The documents of a ``text/<slice>.<split>.jsonl``, one at a time."""
-    try:
-        with open(path, encoding="utf-8") as file:
-            for line in file:
-                yield json.loads(line)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist", "run `minillama data build`") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is malformed ({error})", REBUILD) from None
-
-
-def write_documents(path: Path, documents: Iterable[Document]) -> None:
-    """One JSON object a line, atomically."""
-    with atomic_path(path) as tmp, open(tmp, "w", encoding="utf-8") as file:
-        for document in documents:
-            file.write(to_json(document))
-
-
-def to_json(document: Document) -> str:
-    """A document's line in a file of documents."""
-    record = asdict(document) | {"id": document.key[:16]}
-    return json.dumps(record, ensure_ascii=False) + "\n"

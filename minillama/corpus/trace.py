@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from tyro.conf import Positional
 
-from minillama.corpus.document import SPLITS
-from minillama.corpus.token_files import TokenFile, open_corpus, read_documents
+from minillama.corpus.document import read_documents
+from minillama.corpus.token_files import SPLITS, TokenFile, open_corpus
 from minillama.errors import DataError
 
 SHARD = re.compile(

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from minillama.corpus.document import read_text_file
-from minillama.corpus.token_files import open_corpus, read_documents
+from minillama.corpus.document import read_documents, read_text_file
+from minillama.corpus.token_files import open_corpus
 from minillama.errors import DataError
 from minillama.tokenizer import Tokenizer, train_tokenizer
 

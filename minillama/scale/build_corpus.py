@@ -17,7 +17,7 @@ from typing import Any
 from tqdm import tqdm
 
 from minillama.corpus.contamination import ALL_BENCHMARKS, Index, local_files
-from minillama.corpus.document import SPLITS
+from minillama.corpus.document import read_documents
 from minillama.corpus.mixture import OWN_SLICE, mixture
 from minillama.corpus.pipeline import StepContext
 from minillama.corpus.recipes import RECIPES, SIZES, recipe_versions
@@ -25,10 +25,10 @@ from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
 from minillama.corpus.split import choose_documents
 from minillama.corpus.statistics import StepStats, summary, table1, waterfall_table
 from minillama.corpus.token_files import (
+    SPLITS,
     Corpus,
     TokenFile,
     open_corpus,
-    read_documents,
     token_files,
     write_tokens,
 )

@@ -14,14 +14,13 @@ from pathlib import Path
 
 from minillama.corpus.archive import read_members
 from minillama.corpus.contamination import Index, benchmark_index
-from minillama.corpus.document import Document
+from minillama.corpus.document import Document, to_json, write_documents
 from minillama.corpus.mixture import OWN_SLICE
 from minillama.corpus.pipeline import Step, StepContext, load_documents, run
 from minillama.corpus.recipes import RECIPES, read_documents_of
 from minillama.corpus.sources import SliceSpec, Source
 from minillama.corpus.split import Entry
 from minillama.corpus.statistics import StepStats, merge
-from minillama.corpus.token_files import to_json, write_documents
 from minillama.files import atomic_path, read_json, write_json
 from minillama.scale.user_texts import own_documents
 

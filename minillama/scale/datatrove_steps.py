@@ -33,7 +33,7 @@ from datatrove.utils.typeshelper import StatHints
 
 from minillama.corpus.commoncrawl import crawled_pages
 from minillama.corpus.deduplicate import HashSet
-from minillama.corpus.document import Document, Dropped, no_surrogates
+from minillama.corpus.document import Document, Dropped, no_surrogates, to_json
 from minillama.corpus.pipeline import (
     ExactDuplicates,
     RepeatedParts,
@@ -43,7 +43,6 @@ from minillama.corpus.pipeline import (
 )
 from minillama.corpus.recipes import READERS
 from minillama.corpus.statistics import StepStats
-from minillama.corpus.token_files import to_json
 from minillama.files import atomic_path
 from minillama.scale.clean import Task
 from minillama.scale.pool import pool

@@ -37,12 +37,12 @@ from tqdm import tqdm
 from tyro.conf import Positional
 
 from minillama.corpus.deduplicate import hash64
-from minillama.corpus.document import SPLITS, Document, Dropped
+from minillama.corpus.document import Document, Dropped
 from minillama.corpus.language import WIKIPEDIA_LANGUAGES
 from minillama.corpus.mixture import epochs, mixture
 from minillama.corpus.pipeline import MIN_BYTES
 from minillama.corpus.statistics import StepStats, merge, summary, table1
-from minillama.corpus.token_files import TokenFile, write_tokens
+from minillama.corpus.token_files import SPLITS, TokenFile, write_tokens
 from minillama.errors import ConfigError, DataError, nearest
 from minillama.files import alone_in, atomic_path, read_json, remove, sha256, write_json
 from minillama.scale.build_corpus import finish_corpus, token_counts

@@ -18,11 +18,12 @@ from minillama.corpus import arxiv, latex_macros, recipes, stackexchange, wikipe
 from minillama.corpus.arxiv import clean_latex, latex, remove_comments
 from minillama.corpus.c4 import rst, strip_rst, unwrap
 from minillama.corpus.commoncrawl import TooDeep, check_depth, html_to_text
+from minillama.corpus.document import read_documents
 from minillama.corpus.github import without_header
 from minillama.corpus.recipes import READERS
 from minillama.corpus.scan import cut_between
 from minillama.corpus.stackexchange import post_text
-from minillama.corpus.token_files import open_corpus, read_documents
+from minillama.corpus.token_files import open_corpus
 from minillama.corpus.wikipedia import Tangled, clean_wikitext
 from minillama.errors import DataError
 

@@ -11,11 +11,10 @@ from tiny import MIT, code, make_corpus, prose, sdist, wheel, write_sources
 from warc_records import response
 
 from minillama.corpus import books, c4, commoncrawl, github
-from minillama.corpus.document import Document
+from minillama.corpus.document import Document, read_documents, write_documents
 from minillama.corpus.pipeline import ExactDuplicates, ShortTexts, StepContext, run
 from minillama.corpus.quality import PerplexityBuckets, References
 from minillama.corpus.recipes import RECIPES
-from minillama.corpus.token_files import read_documents, write_documents
 from minillama.errors import DataError
 from minillama.files import read_json, sha256
 from minillama.paper import TABLE1

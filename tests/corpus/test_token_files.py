@@ -11,13 +11,8 @@ import numpy as np
 import pytest
 
 from minillama.corpus import token_files
-from minillama.corpus.token_files import (
-    TokenFile,
-    open_corpus,
-    read_documents,
-    verify_corpus,
-    write_tokens,
-)
+from minillama.corpus.document import read_documents
+from minillama.corpus.token_files import TokenFile, open_corpus, verify_corpus, write_tokens
 from minillama.errors import DataError
 
 RNG = np.random.default_rng(0)

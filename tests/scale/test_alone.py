@@ -11,7 +11,8 @@ import pytest
 from tiny import ROOT, TinyCorpus, make_corpus, python
 
 from minillama.corpus import contamination, token_files
-from minillama.corpus.token_files import open_corpus, read_documents
+from minillama.corpus.document import read_documents
+from minillama.corpus.token_files import open_corpus
 from minillama.corpus.trace import trace
 from minillama.errors import ConfigError, DataError
 from minillama.evaluate.tasks import TASKS

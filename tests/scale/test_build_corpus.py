@@ -10,12 +10,12 @@ import pytest
 from tiny import ROOT, make_corpus, prose, python, sdist, wheel, write_sources
 
 from minillama.corpus.deduplicate import HashSet
-from minillama.corpus.document import Document
+from minillama.corpus.document import Document, read_documents
 from minillama.corpus.pipeline import ShortTexts
 from minillama.corpus.recipes import recipe_versions
 from minillama.corpus.split import cap, deduplicate, split
 from minillama.corpus.statistics import StepStats, table1
-from minillama.corpus.token_files import open_corpus, read_documents
+from minillama.corpus.token_files import open_corpus
 from minillama.corpus.trace import trace
 from minillama.corpus.vocabulary import sample
 from minillama.errors import ConfigError, DataError

@@ -16,10 +16,10 @@ import tyro
 from datatrove.executor import RayPipelineExecutor, SlurmPipelineExecutor
 
 from minillama.corpus.archive import read_members
+from minillama.corpus.document import to_json
 from minillama.corpus.pipeline import ExactDuplicates, ShortTexts, StepContext, load_documents, run
 from minillama.corpus.recipes import RECIPES
 from minillama.corpus.statistics import StepStats
-from minillama.corpus.token_files import to_json
 from minillama.errors import ConfigError, DataError
 from minillama.scale import datatrove, datatrove_steps
 from minillama.scale.datatrove import Engine, find_parts, make_executors, run_datatrove

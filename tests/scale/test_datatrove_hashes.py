@@ -11,9 +11,8 @@ pytest.importorskip("datatrove")
 from minillama.corpus.c4 import REPEATED_SPANS
 from minillama.corpus.commoncrawl import REPEATED_LINES
 from minillama.corpus.deduplicate import HashSet, hash64
-from minillama.corpus.document import Document
+from minillama.corpus.document import Document, to_json
 from minillama.corpus.pipeline import ExactDuplicates, StepContext, fresh_hashes, run
-from minillama.corpus.token_files import to_json
 from minillama.scale.datatrove import Engine, make_executors
 from minillama.scale.datatrove_steps import (
     Noting,

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillama.config import ModelConfig
-from minillama.corpus.token_files import open_corpus, read_documents
+from minillama.corpus.document import read_documents
+from minillama.corpus.token_files import open_corpus
 from minillama.model import Llama
 from minillama.train import validation
 from minillama.train.backend import LocalBackend
