@@ -345,6 +345,15 @@ def test_a_failed_proof_is_seen() -> None:
     assert seen("derive", "equal: False\n", "teach.show(f)\nprint(1)") == {"equal: False"}
 
 
+@every_notebook
+def test_the_places_it_names_are_there(path: Path) -> None:
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "markdown":
+            for place in re.findall(r"`((?:minillama|tests|data)/[\w./-]+)`", cell.source):
+                fetched = place.startswith(("data/corpus", "data/downloads"))  # not in a clone
+                assert fetched or (ROOT / place).exists(), place
+
+
 @every_lesson
 def test_every_exercise_is_checked_and_solved(path: Path) -> None:
     def checks(notebook: Path) -> list[str]:
