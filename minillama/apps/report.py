@@ -300,7 +300,7 @@ def report(records: dict[str, Record], form: Form = "text", complete: bool = Fal
         raise ConfigError(what, "evaluate all in the same way")
 
     # The tables of which something was measured, and the names of the others.
-    measured = dict.fromkeys(key for record in records.values() for key in record["tasks"])
+    measured = {key for record in records.values() for key in record["tasks"]}
     tables, missing = [], []
     for layout in LAYOUTS:
         if any(line.key in measured for line in layout.lines):
@@ -308,7 +308,7 @@ def report(records: dict[str, Record], form: Form = "text", complete: bool = Fal
         elif complete:
             missing.append(left_out(layout))
     known = {line.key for layout in LAYOUTS for line in layout.lines}
-    others = tuple(Line(key, key, "") for key in sorted(set(measured) - known))
+    others = tuple(Line(key, key, "") for key in sorted(measured - known))
     if others:
         tables.append(paper_table(Layout("Not in the paper: accuracy in %", others), records))
     tables.append(smooth_table(records))
@@ -322,8 +322,7 @@ def report(records: dict[str, Record], form: Form = "text", complete: bool = Fal
         whole = {"models": about, "tables": data, "not_measured": missing}
         return json.dumps(whole, indent=2, ensure_ascii=False)
     if form == "markdown":
-        parts = [*introduction(records), *(table.as_markdown() for table in tables), *missing]
-        return "\n\n".join(parts)
+        return "\n\n".join([*introduction(records), *map(Table.as_markdown, tables), *missing])
     top = "\n".join(textwrap.fill(line, WIDTH) for line in introduction(records))
     parts = [top, *(table.as_text() for table in tables), "\n".join(missing)]
     return "\n\n".join(filter(None, parts))
