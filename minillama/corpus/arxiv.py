@@ -20,8 +20,6 @@ MARK = re.compile(
     re.M,
 )
 """What is not printed, and what could be taken for that."""
-TO_PERCENT = re.compile(r"(?:\\.|[^\\%\n])*")
-r"""A blind spot (notebook 01c): behind a ``%`` in one ``\verb`` no other of its line is seen."""
 INPUT = re.compile(r"\\(?:input|include|subfile)\s*\{([^{}]+)\}")
 FIRST_SECTION = re.compile(r"\\(?:part|chapter|section)\*?\s*(?:\[[^\]]{0,300}\])?\{")
 CHAPTER = re.compile(r"^\\chapter\*?\s*(?:\[[^\]]{0,300}\])?\{([^{}\n]*)\}", re.M)
@@ -60,8 +58,6 @@ def remove_comments(source: str) -> str:
         if mark["comment"] or (mark["hidden"] and end):
             parts.append(source[kept_from : mark.start()])
             kept_from = at
-        elif mark["mark"] and "%" in mark[0]:
-            at = TO_PERCENT.match(source, at).end()
     return "".join([*parts, source[kept_from:]])
 
 

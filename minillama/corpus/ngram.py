@@ -1,8 +1,8 @@
 """An n-gram model with interpolated modified Kneser-Ney smoothing.
 
 It knows nothing but counts. CCNet judges web pages with such a model of Wikipedia (``quality``);
-for ours it is the baseline to beat (``evaluate.baselines``). Chen & Goodman (1999), "An empirical study
-of smoothing techniques for language modeling".
+for ours it is the baseline to beat (``evaluate.baselines``). Chen & Goodman (1999), "An empirical
+study of smoothing techniques for language modeling".
 
 For a context h of n - 1 pieces, and h' without its first piece,
 

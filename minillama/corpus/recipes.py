@@ -7,6 +7,7 @@ of a slice from ``RECIPES``.
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from minillama.corpus import (
@@ -15,6 +16,9 @@ from minillama.corpus import (
     c4,
     commoncrawl,
     github,
+    personal,
+    prose,
+    records,
     stackexchange,
     wikipedia,
 )
@@ -31,8 +35,11 @@ from minillama.errors import DataError, nearest
 DOCUMENTATION_RULES = c4.C4Rules(curly_brackets=False)
 """All of C4's rules but one: manuals of software write of brackets, and would lose half."""
 
+MASK_CONVERSATIONS = personal.MaskPersonal(("chitchat-dataset",))
+
 RECIPES: dict[str, tuple[Step, ...]] = {
     "commoncrawl": (
+        MASK_CONVERSATIONS,
         ShortTexts(),
         commoncrawl.REPEATED_LINES,
         ShortTexts(),
@@ -59,7 +66,7 @@ RECIPES: dict[str, tuple[Step, ...]] = {
     "wikipedia": (ShortTexts(), Languages(WIKIPEDIA_LANGUAGES)),
     "books": (ShortTexts(), books.OneEdition(), books.NearDuplicates()),
     "arxiv": (ShortTexts(),),
-    "stackexchange": (ShortTexts(),),
+    "stackexchange": (MASK_CONVERSATIONS, ShortTexts()),
     OWN_SLICE: (),
 }
 """Slice -> what is done to its documents after they are read."""
@@ -89,8 +96,13 @@ class Size:
     """Training tokens for which its Table 1 states the epochs."""
 
 
-SIZES = {"nano": Size(10.0, 5_600_000), "mini": Size(100.0, 100_000_000)}
-"""``nano`` holds 10 million tokens and more; ``mini`` all that the packages have, for 100."""
+SIZES = {
+    "nano": Size(10.0, 5_600_000),
+    "small": Size(100.0, 40_000_000),
+    "mini": Size(100.0, 100_000_000),
+}
+"""``nano``: what minutes of training read. ``small``: all that the default packages have. ``mini``:
+those that are larger too."""
 
 
 Reader = Callable[[Members, Counter[str]], Texts]
@@ -120,15 +132,28 @@ def crawl(members: Members, skipped: Counter[str]) -> Texts:
 
 
 READERS: dict[str, Reader] = {
+    "answers": by_file(partial(records.talk, best=True)),
+    "anthology": by_file(prose.anthology),
     "bible": by_file(books.bible),
+    "bible_table": by_file(records.bible_table),
     "conversations": by_file(stackexchange.conversations),
     "crawl": crawl,
+    "factbook": by_file(records.factbook),
+    "glosses": by_file(records.glosses),
     "gutenberg": by_file(books.gutenberg),
     "html": by_file(commoncrawl.html),
+    "json_lines": by_file(records.json_lines),
     "latex": arxiv.latex,
     "posts": by_part(stackexchange.stackexchange),
+    "prose": by_file(prose.prose),
     "python": by_file(github.python),
+    "recipes": by_file(records.recipes),
     "rst": by_file(c4.rst),
+    "services": by_file(records.service_documentation),
+    "speeches": by_file(records.speeches),
+    "summaries": by_file(records.summaries),
+    "talk": by_file(partial(records.talk, best=False)),
+    "text_lines": by_file(records.text_lines),
     "wikipedia": by_part(wikipedia.wikipedia),
 }
 """Names in sources.toml -> functions from files to texts; what cannot be read is counted."""

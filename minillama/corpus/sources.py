@@ -47,6 +47,8 @@ class Source:
     """The platform of a wheel that is built for one; its data is the same everywhere."""
     python: str = "311"
     """The version of Python that such a wheel is built for."""
+    isolated: bool = False
+    """pip may only read it with the build tools that it names, fetched too."""
     slices: tuple[SliceSpec, ...] = ()
 
     def __post_init__(self) -> None:
@@ -57,6 +59,10 @@ class Source:
             raise ValueError(f"{self.name}: unknown format {self.format} or kind {self.kind}")
         if self.kind != "training" and self.slices:
             raise ValueError(f"{self.name}: a source of kind {self.kind} is never trained on")
+
+    def in_recipe(self, recipe: str) -> bool:
+        """Whether a recipe needs it: for text, or for what is no text."""
+        return not self.slices or any(spec.recipe in ("", recipe) for spec in self.slices)
 
     @property
     def pin(self) -> str:

@@ -1,4 +1,4 @@
-"""Which clean documents make up the corpus: duplicates, contamination, the limit, and the split.
+"""Which clean documents make up the corpus: duplicates, contamination, limits, and the split.
 
 All of it is decided on entries (key, size, place), never on texts; then the chosen documents are
 copied, in the order of their keys, from each slice's file to text/<slice>.<split>.jsonl. Keys are
@@ -8,21 +8,40 @@ seed, and new documents come in among the old ones.
 
 import heapq
 import json
+import math
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from minillama.corpus.contamination import owners_of
-from minillama.corpus.deduplicate import HashSet, hash64
+import numpy as np
+
+from minillama.corpus.contamination import RUN, owners_of
+from minillama.corpus.deduplicate import HashSet, hash64, word_runs
+from minillama.corpus.mixture import OWN_SLICE, mixture
 from minillama.corpus.pipeline import BUFFER
 from minillama.corpus.statistics import StepStats
 from minillama.files import atomic_path
 
-VALID_SHARE = 0.03
+HELD_SHARE = 0.03
+"""Of a slice's bytes, for choices (``valid``) and once more for what is reported (``test``)."""
+SOURCE_SHARE = 0.14
+"""Of the mixture, by bytes, that one package may be: with other bytes a token, 15% at most."""
+SAMPLED = np.uint64(32)
+"""One run of words in so many tells whether a document was met before."""
+MET, FEWEST = 0.3, 5
+"""A document goes if more than this share of its sampled runs was met; of fewer none can tell."""
 SLACK = 2
 """So many times the limit is looked at: a document that does not fit gives its place to others."""
 OVER = "over the slice's limit"
+STEPS = (
+    "duplicates in all slices",
+    "near duplicates in all slices",
+    "contamination by benchmarks",
+    "limit of a package",
+    "limit of the slice",
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +52,10 @@ class Entry:
     size: int
     at: int
     """Where its line begins, in bytes."""
+    source: str
+    """The package that it is from."""
+    runs: list[int]
+    """A sample of its hashed runs of words, to know parts of it elsewhere."""
     hits: dict[int, str]
     """Runs of words that it shares with benchmarks, and whose they are."""
 
@@ -78,21 +101,26 @@ def cap(entries: Iterable[T], max_bytes: int, stats: StepStats) -> list[T]:
 
 
 def split(entries: Iterable[T]) -> dict[str, list[T]]:
-    """Hold out whole documents, about 3% of the bytes and at least one, chosen by their keys.
+    """Hold out whole documents, chosen by their keys: ``valid`` and ``test``, the rest ``train``.
 
-    Documents much larger than the share are never held out.
+    Each is about 3% of the bytes and at least one document, if two are left. Documents much larger
+    than the share are never held out.
     """
-    by_key = sorted(entries, key=lambda entry: entry.key)
-    target = VALID_SHARE * sum(entry.size for entry in by_key)
-    valid, total = [], 0
-    for entry in by_key:
-        if total + entry.size <= 1.5 * target and total < target:
-            valid.append(entry)
-            total += entry.size
-    if not valid and len(by_key) > 1:
-        valid = [min(by_key, key=lambda entry: entry.size)]
-    held = {entry.key for entry in valid}
-    return {"train": [e for e in by_key if e.key not in held], "valid": valid}
+    left = sorted(entries, key=lambda entry: entry.key)
+    target = HELD_SHARE * sum(entry.size for entry in left)
+    parts = {}
+    for name in ("valid", "test"):
+        held, total = [], 0
+        for entry in left:
+            if total + entry.size <= 1.5 * target and total < target:
+                held.append(entry)
+                total += entry.size
+        if not held and len(left) > 1:
+            held = [min(left, key=lambda entry: entry.size)]
+        parts[name] = held
+        keys = {entry.key for entry in held}
+        left = [entry for entry in left if entry.key not in keys]
+    return {"train": left, **parts}
 
 
 def deduplicate(entries: Iterable[T], stats: StepStats, seen: HashSet) -> Iterator[T]:
@@ -109,6 +137,65 @@ def deduplicate(entries: Iterable[T], stats: StepStats, seen: HashSet) -> Iterat
             yield entry
         else:
             stats.drop("exact duplicate")
+
+
+def sample_runs(text: str) -> list[int]:
+    """A fixed sample of a text's hashed runs of words, those whose hash ends in zeros."""
+    runs = word_runs(text, RUN)
+    return runs[runs % SAMPLED == 0].tolist()
+
+
+def drop_near_duplicates(
+    entries: Iterable[Entry], stats: StepStats, seen: set[int]
+) -> Iterator[Entry]:
+    """The documents of which no large part stands in earlier ones; ``seen`` holds their runs.
+
+    Documents of any length compare: a page with the book that it is from, once all of the book
+    was met in pages.
+    """
+    for entry in entries:
+        stats.enter(entry.size)
+        met = sum(run in seen for run in entry.runs)
+        if len(entry.runs) >= FEWEST and met > MET * len(entry.runs):
+            stats.drop("much of it met before")
+        else:
+            seen.update(entry.runs)
+            stats.leave(entry.size)
+            yield entry
+
+
+def source_limit(sizes: Iterable[int], share: float) -> float:
+    """The most bytes of one source, so that after the cut none has more than ``share`` of all.
+
+    With k sources cut to L and R bytes of the others, L = share (k L + R). Infinite if there are
+    so few sources that no cut will do.
+    """
+    largest_first = sorted(sizes, reverse=True)
+    for k, size in enumerate(largest_first):
+        if k * share >= 1:
+            break
+        limit = share * sum(largest_first[k:]) / (1 - k * share)
+        if size <= limit:
+            return limit
+    return math.inf
+
+
+def thin_sources(entries: list[Entry], share: float, stats: StepStats) -> Iterator[Entry]:
+    """A sample of the documents of each source that is over its limit; all of the others.
+
+    Sampled by the last digits of the keys, which say nothing of the order of the keys.
+    """
+    sizes: Counter[str] = Counter()
+    for entry in entries:
+        sizes[entry.source] += entry.size
+    limit = source_limit(sizes.values(), share)
+    for entry in entries:
+        stats.enter(entry.size)
+        if int(entry.key[-12:], 16) / 16**12 < limit / sizes[entry.source]:
+            stats.leave(entry.size)
+            yield entry
+        else:
+            stats.drop(f"over {share:.0%} from one package")
 
 
 def drop_contaminated(
@@ -163,15 +250,20 @@ def choose_documents(
     Returns:
         slice -> the rows of its waterfall.
     """
-    seen = HashSet(BUFFER)
+    seen, seen_runs = HashSet(BUFFER), set()
     contaminated = find_contaminated(clean)
+    shares = mixture(name for name in clean if name != OWN_SLICE)
     waterfalls = {}
     for name, path in clean.items():
-        steps = ("duplicates in all slices", "contamination by benchmarks", "limit of the slice")
-        rows = [StepStats(step) for step in steps]
-        entries = deduplicate(read_entries(path), rows[0], seen)
-        entries = drop_contaminated(entries, contaminated[name], rows[1])
-        parts = split(cap(entries, int(slice_mb * 1e6), rows[2]))
+        twice, near, tested, one_source, whole = rows = [StepStats(step) for step in STEPS]
+        entries = deduplicate(read_entries(path), twice, seen)
+        entries = drop_near_duplicates(entries, near, seen_runs)
+        entries = drop_contaminated(entries, contaminated[name], tested)
+        if shares.get(name, 0) > SOURCE_SHARE:
+            entries = thin_sources(list(entries), SOURCE_SHARE / shares[name], one_source)
+        else:
+            rows.remove(one_source)
+        parts = split(cap(entries, int(slice_mb * 1e6), whole))
         waterfalls[name] = rows
         for split_name, part in parts.items():
             _copy_lines(path, part, texts / f"{name}.{split_name}.jsonl")

@@ -27,7 +27,8 @@ from minillama.errors import DataError
 from minillama.files import atomic_path, read_json, sha256, write_json
 from minillama.tokenizer import Tokenizer
 
-SPLITS = ("train", "valid")
+SPLITS = ("train", "valid", "test")
+"""What is trained on; what choices are made on; what is reported in the end."""
 SHARD_TOKENS = 2**30
 """2 GiB each: 1.4T tokens are 1,300 files, and a file that is read costs a map and a descriptor."""
 OPEN_MAPS = 64
@@ -187,11 +188,10 @@ class TokenFile:
 
 @dataclass(frozen=True)
 class Corpus:
-    """A built corpus: token files by slice, and the mixture's weights."""
+    """A built corpus: token files by split and slice, and the mixture's weights."""
 
     folder: Path
-    train: dict[str, TokenFile]
-    valid: dict[str, TokenFile]
+    files: dict[str, dict[str, TokenFile]]
     weights: dict[str, float]
     manifest: dict[str, Any]
 
@@ -199,6 +199,16 @@ class Corpus:
     def slices(self) -> list[str]:
         """The slices that have text, in Table 1's order."""
         return list(self.weights)
+
+    @property
+    def train(self) -> dict[str, TokenFile]:
+        """The documents to train on."""
+        return self.files["train"]
+
+    @property
+    def valid(self) -> dict[str, TokenFile]:
+        """The documents that training and choices are judged by."""
+        return self.files["valid"]
 
     @property
     def vocab_size(self) -> int:
@@ -216,8 +226,7 @@ class Corpus:
 
         Another build with the same tokens has the same, whatever code made it.
         """
-        files = [*self.train.values(), *self.valid.values()]
-        indexes = [file.contents for file in files]
+        indexes = [file.contents for files in self.files.values() for file in files.values()]
         settings = [self.manifest["tokenizer_sha256"], list(self.weights.items())]
         content = json.dumps([settings, indexes], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
@@ -252,13 +261,14 @@ def open_corpus(folder: str | Path, verify: bool = False) -> Corpus:
     tokenizer = folder / "tokenizer.model"
     if not tokenizer.exists() or sha256(tokenizer) != expected:
         raise DataError(f"{tokenizer} is not the tokenizer that wrote the tokens", REBUILD)
-    train, valid = (token_files(folder, weights, split) for split in SPLITS)
-    corpus = Corpus(folder, train, valid, weights, manifest)
+    files = {split: token_files(folder, weights, split) for split in SPLITS}
+    corpus = Corpus(folder, files, weights, manifest)
     if manifest.get("data_sha256", corpus.fingerprint) != corpus.fingerprint:
         raise DataError(f"an index in {folder}/tokens is not the one that was built", REBUILD)
     if verify:
-        for file in (*corpus.train.values(), *corpus.valid.values()):
-            file.verify()
+        for of_split in corpus.files.values():
+            for file in of_split.values():
+                file.verify()
     return corpus
 
 
@@ -277,5 +287,5 @@ def verify_corpus(folder: Positional[Path] = Path("data/corpus/nano")) -> str:
         DataError: a file is missing or altered (named).
     """
     corpus = open_corpus(folder, verify=True)
-    tokens = sum(file.tokens for file in (*corpus.train.values(), *corpus.valid.values()))
+    tokens = sum(file.tokens for of in corpus.files.values() for file in of.values())
     return f"{folder}: {tokens:,} tokens of {len(corpus.slices)} slices are as they were built"

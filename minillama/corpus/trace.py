@@ -12,7 +12,7 @@ from minillama.corpus.token_files import SPLITS, TokenFile, open_corpus
 from minillama.errors import DataError
 
 SHARD = re.compile(
-    r"(?P<shard>(?P<slice>\w+)(\.part\d+)?\.(?P<split>train|valid)\.\d+\.bin):(?P<at>\d+)"
+    r"(?P<shard>(?P<slice>\w+)(\.part\d+)?\.(?P<split>train|valid|test)\.\d+\.bin):(?P<at>\d+)"
 )
 
 
@@ -20,7 +20,7 @@ def trace(
     corpus: Positional[Path],
     slice: Positional[str] = "",
     offset: Positional[int] = -1,
-    split: Literal["train", "valid"] = "train",
+    split: Literal["train", "valid", "test"] = "train",
 ) -> str:
     """Say where a token of the corpus comes from: package, version, file and document.
 
@@ -29,7 +29,7 @@ def trace(
             it, and nothing else.
         slice: the slice.
         offset: the token's number in the slice's shards, all together.
-        split: train or valid.
+        split: train, valid or test.
 
     Raises:
         DataError: there is no such corpus, slice, shard or token.
@@ -42,7 +42,7 @@ def trace(
     opened = open_corpus(corpus)
     if slice not in opened.weights or split not in SPLITS:
         raise DataError(f"{corpus} has no {slice}.{split}", f"it has {', '.join(opened.slices)}")
-    file = (opened.train if split == "train" else opened.valid)[slice]
+    file = opened.files[split][slice]
     number = file.find(offset)
     record = read_origin(file, number)
     within = offset - int(file.offsets[number])

@@ -141,7 +141,7 @@ def _build(
 ) -> dict[str, Any]:
     """Build a corpus in ``folder``, where nobody else does; returns its manifest."""
     recipe, slice_mb, vocab_size, own_share = settings
-    packages = load_sources(build_dir.context.sources)
+    packages = [s for s in load_sources(build_dir.context.sources) if s.in_recipe(recipe)]
     for source in packages:
         source.find(build_dir.context.downloads)  # complain before the old corpus goes
     _make_room(folder, key)
@@ -193,8 +193,7 @@ def finish_corpus(
     folder: Path, files: dict[str, dict[str, TokenFile]], manifest: dict[str, Any]
 ) -> dict[str, Any]:
     """Add the digest of all indexes and write the manifest: from now on the corpus is there."""
-    train, valid = (files[split] for split in SPLITS)
-    corpus = Corpus(folder, train, valid, manifest["weights"], manifest)
+    corpus = Corpus(folder, files, manifest["weights"], manifest)
     finished = {**manifest, "data_sha256": corpus.fingerprint}
     write_json(folder / "manifest.json", finished)
     remove(folder / "work")

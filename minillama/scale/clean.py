@@ -19,7 +19,7 @@ from minillama.corpus.mixture import OWN_SLICE
 from minillama.corpus.pipeline import Step, StepContext, load_documents, run
 from minillama.corpus.recipes import RECIPES, read_documents_of
 from minillama.corpus.sources import SliceSpec, Source
-from minillama.corpus.split import Entry
+from minillama.corpus.split import Entry, sample_runs
 from minillama.corpus.statistics import StepStats, merge
 from minillama.files import atomic_path, read_json, write_json
 from minillama.scale.user_texts import own_documents
@@ -124,7 +124,15 @@ def _write_clean(path: Path, documents: Iterable[Document], index: Index) -> Non
     ):
         at = 0
         for document in documents:
-            entry = Entry(document.key, document.size, at, index.hits(document.text))
+            text = document.text
+            entry = Entry(
+                document.key,
+                document.size,
+                at,
+                document.source,
+                sample_runs(text),
+                index.hits(text),
+            )
             at += file.write(to_json(document).encode())
             lines.write(json.dumps(asdict(entry)) + "\n")
 

