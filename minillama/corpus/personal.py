@@ -16,7 +16,7 @@ PATTERNS = {
     "link": re.compile(r"(?:https?://|www\.)\S+", re.I),
     "handle": re.compile(r"(?<!\w)@\w{2,}"),
     "telephone number": re.compile(r"(?<![\w.])\+?\(?\d{3}\)?[ .-]?\d{3}[ .-]?\d{4}(?!\w)"),
-    "long number": re.compile(r"(?<![\w.,])\d{6,}(?![\w.,])"),
+    "long number": re.compile(r"(?<!\w)(?<!\d[.,])\d{6,}(?!\w)(?![.,]\d)"),
 }
 """Kind -> its form; a mask such as [link] takes its place."""
 

@@ -15,6 +15,7 @@ from minillama.corpus.document import Document, read_documents, write_documents
 from minillama.corpus.pipeline import ExactDuplicates, ShortTexts, StepContext, run
 from minillama.corpus.quality import PerplexityBuckets, References
 from minillama.corpus.recipes import RECIPES
+from minillama.corpus.token_files import SPLITS
 from minillama.errors import DataError
 from minillama.files import read_json, sha256
 from minillama.paper import TABLE1
@@ -106,7 +107,7 @@ def test_pages_are_put_in_buckets_and_the_tail_goes(encyclopaedia):
     kept, [row] = through([PerplexityBuckets(vocab_size=320)], pages, encyclopaedia)
     assert kept == pages[:20]
     assert row.dropped == {"tail of perplexity": 10}
-    assert row.facts["head to"] < row.facts["middle to"]
+    assert [1 < limit < 1_000 for limit in row.facts.values()] == [True]
     everything = PerplexityBuckets(kept=("head", "middle", "tail"), vocab_size=320)
     assert through([everything], pages, encyclopaedia)[0] == pages
 
@@ -126,7 +127,7 @@ def test_steps_that_cannot_run_say_why(tmp_path):
     steps = [step for step in RECIPES["commoncrawl"] if step != commoncrawl.REPEATED_LINES]
     kept, rows = through(steps, [prose(i) for i in range(5)], context)
     assert len(kept) == 5
-    assert [bool(row.note) for row in rows] == [False, False, True, True, True]
+    assert [bool(row.note) for row in rows] == [False, False, False, True, True, True]
 
 
 # whole builds
@@ -153,8 +154,8 @@ def test_nothing_is_lost_between_the_steps(tiny_corpus):
             assert before["bytes_out"] == after["bytes_in"]
         for row in rows[1:]:
             assert row["documents_in"] - row["documents_out"] == sum(row["dropped"].values())
-        assert rows[-1]["documents_out"] == sum(told[s]["documents"] for s in ("train", "valid"))
-        assert rows[-1]["bytes_out"] == sum(told[s]["bytes"] for s in ("train", "valid"))
+        assert rows[-1]["documents_out"] == sum(told[s]["documents"] for s in SPLITS)
+        assert rows[-1]["bytes_out"] == sum(told[s]["bytes"] for s in SPLITS)
 
 
 def test_a_project_under_another_license_is_left_out_by_name(tmp_path):
@@ -228,7 +229,7 @@ def test_bad_files_are_counted_and_the_rest_is_built(tmp_path):
     assert sum(reasons["stackexchange"].values()) == 3
     assert read["commoncrawl"]["documents_out"] >= 20 and reasons["commoncrawl"]
     assert reasons["mytexts"] == {"too large a file": 1, "not UTF-8": 1}
-    assert manifest["slices"]["mytexts"]["train"]["documents"] >= 4
+    assert manifest["slices"]["mytexts"]["train"]["documents"] >= 3
 
 
 QUESTION = "what would a very old miller do with the small boat he found under the willow tree"

@@ -15,7 +15,7 @@ from minillama.corpus.pipeline import ShortTexts
 from minillama.corpus.recipes import recipe_versions
 from minillama.corpus.split import cap, deduplicate, split
 from minillama.corpus.statistics import StepStats, table1
-from minillama.corpus.token_files import open_corpus
+from minillama.corpus.token_files import SPLITS, open_corpus
 from minillama.corpus.trace import trace
 from minillama.corpus.vocabulary import sample
 from minillama.errors import ConfigError, DataError
@@ -66,15 +66,17 @@ def test_a_document_beyond_the_limit_does_not_stop_the_others():
 
 
 def held(pool):
-    return {d.text for d in split(pool)["valid"]}
+    parts = split(pool)
+    return {d.text for d in parts["valid"] + parts["test"]}
 
 
 def test_the_split_is_a_partition_of_about_three_percent():
     pool = documents([prose(i) for i in range(1_000)])
     parts = split(pool)
     assert sorted(d.path for part in parts.values() for d in part) == sorted(d.path for d in pool)
-    share = sum(len(d.text) for d in parts["valid"]) / sum(len(d.text) for d in pool)
-    assert 0.03 <= share < 0.035
+    whole = sum(len(d.text) for d in pool)
+    for name in ("valid", "test"):
+        assert 0.03 <= sum(len(d.text) for d in parts[name]) / whole < 0.035
 
 
 def test_the_split_depends_on_the_texts_alone():
@@ -100,7 +102,7 @@ def test_few_or_uneven_documents(sizes, held_out):
     valid = split(pool)["valid"]
     assert len(valid) == held_out
     assert not valid or len(valid[0].text) < 2_500  # never the giant
-    assert split([]) == {"train": [], "valid": []}
+    assert split([]) == dict.fromkeys(SPLITS, [])
 
 
 # the built corpus
@@ -129,9 +131,9 @@ def test_no_held_out_text_is_trained_on(tmp_path):
     corpus.build()
     names = ["stackexchange", "books", "mytexts"]
     keys = {part: [Document(t, "", "", "").key for n in names for t in texts_of(corpus, n, part)]
-            for part in ("train", "valid")}  # fmt: skip
-    assert not set(keys["train"]) & set(keys["valid"])
-    assert len(keys["train"] + keys["valid"]) == len(set(keys["train"] + keys["valid"])) == 46
+            for part in SPLITS}  # fmt: skip
+    every = sum(keys.values(), [])
+    assert len(every) == len(set(every)) == 46  # no key is in two parts
     dropped = {name: told["dropped"] for name, told in
                read_json(corpus.folder / "manifest.json")["slices"].items()}  # fmt: skip
     assert dropped["stackexchange"] == {"exact duplicate": 30}
@@ -175,7 +177,7 @@ def test_two_builds_are_equal_byte_for_byte(tmp_path, tiny_corpus):
     again = make_corpus(tmp_path, built=False)
     again.build(workers=2)
     files = sorted(p.relative_to(again.folder) for p in again.folder.rglob("*") if p.is_file())
-    assert len(files) == 3 * 2 * 4 + 2
+    assert len(files) == 3 * len(SPLITS) * 4 + 2
     for path in files:
         same = sha256(again.folder / path) == sha256(tiny_corpus.folder / path)
         # The manifest's fingerprint covers the archives, whose headers hold the time.

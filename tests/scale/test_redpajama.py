@@ -113,7 +113,7 @@ def test_the_corpus_opens_like_any_other(built, layout):
         for file in find_files(layout)
         for row in (gzip.open if file.name.endswith("gz") else open)(file.address, "rt")
     }
-    for split in (opened.train, opened.valid):
+    for split in opened.files.values():
         for name, file in split.items():
             for number in range(file.n_documents):
                 text = tokenizer.decode(file.document(number).tolist())

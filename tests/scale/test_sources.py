@@ -102,23 +102,23 @@ def test_evaluation_data_cannot_be_given_a_slice(tmp_path):
 
 def test_fetches_what_is_pinned_and_only_once(tmp_path, index, monkeypatch):
     path, downloads = listed(tmp_path, sha256(index)), tmp_path / "down loads"
-    fetch(path, downloads)
+    fetch("nano", path, downloads)
     assert [p.name for p in downloads.iterdir()] == [index.name]
     assert sha256(downloads / index.name) == sha256(index)
     monkeypatch.setattr(sources.subprocess, "run", lambda *_, **__: pytest.fail("fetched again"))
-    fetch(path, downloads)
+    fetch("nano", path, downloads)
 
 
 def test_another_checksum_is_refused_and_nothing_is_left(tmp_path, index):
     with pytest.raises(DataError, match="pip cannot fetch tales==1.0: .*(HASH|hash)"):
-        fetch(listed(tmp_path, ZEROS), tmp_path / "downloads")
+        fetch("nano", listed(tmp_path, ZEROS), tmp_path / "downloads")
     assert not list((tmp_path / "downloads").iterdir())
 
 
 def test_a_package_that_the_index_lacks(tmp_path, index):
     index.unlink()
     with pytest.raises(DataError, match="pip cannot fetch tales==1.0"):
-        fetch(listed(tmp_path, ZEROS), tmp_path / "downloads")
+        fetch("nano", listed(tmp_path, ZEROS), tmp_path / "downloads")
     assert not list((tmp_path / "downloads").iterdir())
 
 
@@ -128,7 +128,7 @@ def test_a_damaged_download_is_fetched_again(tmp_path, index):
     (downloads / index.name).write_bytes(index.read_bytes()[:-20])
     with pytest.raises(DataError, match="not the pinned file"):
         load_sources(path)[0].find(downloads)
-    fetch(path, downloads)
+    fetch("nano", path, downloads)
     assert load_sources(path)[0].find(downloads) == downloads / index.name
 
 

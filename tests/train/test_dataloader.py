@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minillama.corpus import token_files
-from minillama.corpus.token_files import Corpus, open_corpus, write_tokens
+from minillama.corpus.token_files import SPLITS, Corpus, open_corpus, write_tokens
 from minillama.errors import ConfigError, DataError
 from minillama.train.dataloader import BLOCK, ROUNDS, StatelessDataLoader, permute, quotas
 
@@ -32,7 +32,8 @@ def numbered(tmp_path, lengths, name="books"):
     ends = np.cumsum(lengths, dtype=int)
     documents = ((list(range(e - n, e)), n) for n, e in zip(lengths, ends, strict=True))
     file = write_tokens(tmp_path / f"{name}.train", documents, 2**16)
-    return Corpus(tmp_path, {name: file}, {name: file}, {name: 1.0}, {"vocab_size": 2**16})
+    files = {split: {name: file} for split in SPLITS}
+    return Corpus(tmp_path, files, {name: 1.0}, {"vocab_size": 2**16})
 
 
 @pytest.mark.parametrize("world", [1, 2, 4, 8])

@@ -69,7 +69,8 @@ def trillion(tiny_corpus, tmp_path_factory):
     shutil.copy(tiny_corpus.folder / "tokenizer.model", folder)
     for name, share in TABLE_1.items():
         write_token_file(folder / "tokens", f"{name}.train", int(share * TOKENS))
-        write_token_file(folder / "tokens", f"{name}.valid", int(share * TOKENS / 1_000))
+        for split in ("valid", "test"):
+            write_token_file(folder / "tokens", f"{name}.{split}", int(share * TOKENS / 1_000))
     digest = sha256(folder / "tokenizer.model")
     manifest = {"weights": TABLE_1, "tokenizer_sha256": digest, "vocab_size": 320}
     write_json(folder / "manifest.json", manifest)
