@@ -171,7 +171,7 @@ SIZES: dict[str, dict] = {
     "65b": dict(dim=8192, n_layers=80, n_heads=64),
 }
 
-_NANO = dict(vocab_size=1024, multiple_of=16, max_seq_len=256)
+_NANO = dict(vocab_size=2048, multiple_of=16, max_seq_len=256)
 SIZES |= {
     # 0.11M : 0.21M : 0.53M : 1.07M parameters (1 : 1.98 : 5.01 : 10.1).
     "nano-7b": dict(dim=32, n_layers=3, n_heads=2, **_NANO),

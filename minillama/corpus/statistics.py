@@ -146,6 +146,20 @@ def table1(manifest: dict[str, Any], budget: int) -> str:
     return f"Table 1 for {budget:,} training tokens\n{text_table(header, rows)}"
 
 
+def sources_table(manifest: dict[str, Any], budget: int) -> str:
+    """Every package's share of the tokens that a model reads, how often, and its license."""
+    weights, slices, rows = manifest["weights"], manifest["slices"], []
+    tokens = {name: slices[name]["train"]["tokens"] for name in weights}
+    read = epochs(weights, tokens, budget)
+    for part in manifest["packages"]:
+        name = part["slice"]
+        share = weights[name] * part["tokens"] / tokens[name]
+        cells = (f"{part['bytes'] / 1e6:.2f}", f"{part['tokens']:,}", f"{share:.1%}")
+        rows.append((part["package"], name, *cells, f"{read[name]:.2f}", part["license"]))
+    header = ("package", "slice", "MB", "tokens", "share", "epochs", "license")
+    return f"Packages, as trained on\n{text_table(header, rows)}"
+
+
 def _paper_cells(name: str) -> tuple[str | None, ...]:
     """The paper's share, epochs and size of a slice."""
     if name not in TABLE1:

@@ -8,12 +8,14 @@ that was stopped goes on where it was.
 
 import hashlib
 import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from minillama.corpus.contamination import ALL_BENCHMARKS, Index, local_files
@@ -21,9 +23,15 @@ from minillama.corpus.document import read_documents
 from minillama.corpus.mixture import OWN_SLICE, mixture
 from minillama.corpus.pipeline import StepContext
 from minillama.corpus.recipes import RECIPES, SIZES, recipe_versions
-from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
+from minillama.corpus.sources import DOWNLOADS, SOURCES, Source, load_sources
 from minillama.corpus.split import choose_documents
-from minillama.corpus.statistics import StepStats, summary, table1, waterfall_table
+from minillama.corpus.statistics import (
+    StepStats,
+    sources_table,
+    summary,
+    table1,
+    waterfall_table,
+)
 from minillama.corpus.token_files import (
     SPLITS,
     Corpus,
@@ -52,7 +60,7 @@ from minillama.tokenizer import Tokenizer, train_tokenizer
 
 def build(
     name: str = "nano",
-    vocab_size: int = 1024,
+    vocab_size: int = 2048,
     slice_mb: float | None = None,
     own_share: float = 0.1,
     budget: int | None = None,
@@ -169,6 +177,7 @@ def _build(
         "tokenizer_sha256": sha256(folder / "tokenizer.model"),
         "weights": weights,
         "sources": [source.pin for source in packages if source.kind == "training"],
+        "packages": package_counts(folder, files["train"], packages),
         "benchmarks": Index.load(build_dir.index).examples,
         "slices": {n: summary(waterfalls[n]) | token_counts(files, n) for n in weights},
         "left_out": {n: summary(rows) for n, rows in waterfalls.items() if n not in weights},
@@ -187,6 +196,23 @@ def token_counts(files: dict[str, dict[str, TokenFile]], name: str) -> dict[str,
             "tokens": file.tokens,
         }
     return counts
+
+
+def package_counts(
+    folder: Path, files: dict[str, TokenFile], packages: list[Source]
+) -> list[dict[str, Any]]:
+    """Training documents, bytes and tokens of every package in every slice, with its license."""
+    licenses = {source.pin: source.license for source in packages}
+    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    for name, file in files.items():
+        records = read_documents(folder / f"text/{name}.train.jsonl")
+        for record, tokens in zip(records, np.diff(file.offsets).tolist(), strict=True):
+            size = len(record["text"].encode())
+            counts[name, record["source"]].update(documents=1, bytes=size, tokens=tokens)
+    return [
+        {"package": pin, "slice": name, **count, "license": licenses.get(pin, "the user's")}
+        for (name, pin), count in counts.items()
+    ]
 
 
 def finish_corpus(
@@ -210,7 +236,8 @@ def describe(manifest: dict[str, Any], budget: int) -> str:
     lacking = [name for name in ALL_BENCHMARKS if name not in counts]
     if counts and lacking:
         checked += f"\nnot checked against, as they are not here: {', '.join(lacking)}"
-    return f"{table1(manifest, budget)}\n\n{waterfall_table(manifest)}\n{checked}"
+    tables = [table1(manifest, budget), sources_table(manifest, budget), waterfall_table(manifest)]
+    return "\n\n".join(tables) + f"\n{checked}"
 
 
 def _make_room(folder: Path, key: str) -> None:
