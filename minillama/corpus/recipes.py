@@ -97,7 +97,7 @@ class Size:
 
 
 SIZES = {
-    "nano": Size(10.0, 5_600_000),
+    "nano": Size(10.0, 4_800_000),
     "small": Size(100.0, 40_000_000),
     "mini": Size(100.0, 100_000_000),
 }

@@ -26,7 +26,7 @@ from minillama.files import atomic_path
 
 HELD_SHARE = 0.03
 """Of a slice's bytes, for choices (``valid``) and once more for what is reported (``test``)."""
-SOURCE_SHARE = 0.13
+SOURCE_SHARE = 0.125
 """Of the mixture, by bytes, that one package may give to a slice, so that it is at most 15% of the
 tokens that a model reads: packages differ in bytes a token, and some give to two slices."""
 SAMPLED = np.uint64(32)
