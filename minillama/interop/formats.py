@@ -71,7 +71,11 @@ def save(
         for weight in model.parameters():  # not the rotary table, which stays float32
             weight.data = weight.data.to(DTYPES[dtype])
     check_weights(model)
-    _refuse_other_models(folder, to)
+    # Whoever loads a folder with files of two formats would take one model for the other.
+    other = {"huggingface": "params.json", "meta": "config.json"}.get(to, "checkpoints")
+    for name in ("checkpoints", other):
+        if (folder / name).exists():
+            raise CheckpointError(f"{folder} holds another model ({name})", "name another folder")
     if to == "meta":
         return meta.save(model, tokenizer, folder, shards)
     if to == "huggingface":
@@ -80,14 +84,6 @@ def save(
     if to == "gguf":
         return gguf.save(model, tokenizer, folder / "model.gguf")
     return llama2c.save(model, tokenizer, folder / "model.bin")
-
-
-def _refuse_other_models(folder: Path, to: str) -> None:
-    """Whoever loads a folder with files of two formats would take one model for the other."""
-    other = {"huggingface": "params.json", "meta": "config.json"}.get(to, "checkpoints")
-    for name in ("checkpoints", other):
-        if (folder / name).exists():
-            raise CheckpointError(f"{folder} holds another model ({name})", "name another folder")
 
 
 def check_format(name: str) -> None:

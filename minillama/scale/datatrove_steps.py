@@ -9,8 +9,8 @@ Deduplication by hashes is split too. What such a step asks, which hashes of a d
 depends on the document alone, so three stages do it, organized as datatrove's own sentence
 deduplication is; here the step itself is unchanged:
 
-1. ``note_hashes``: every task lets the step run and notes what it asks, in a file for each bucket: a
-   range of the hashes, which are spread evenly.
+1. ``note_hashes``: every task lets the step run and notes what it asks, in a file for each bucket:
+   a range of the hashes, which are spread evenly.
 2. ``match_hashes``: one task a bucket finds which hash belongs to the first task that asked it, and
    tells every other task of the hashes in it that others have met before.
 3. The step itself: every task does its documents in order, with a set that knows those.
