@@ -7,6 +7,7 @@ Another prompt style, or some of the questions only, lie beside: step-NNNNNNNN.o
 """
 
 import math
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -136,13 +137,11 @@ class EvalRecord:
             "settings": settings | {"model_sha256": digest},
             "tasks": self.tasks,
         }
-        self._read_stored()
-
-    def _read_stored(self) -> None:
-        stored = read_json(self.path) if self.path.exists() else None
-        if not isinstance(stored, dict) or not self.rows_path.exists():
+        # What is stored already, if it was asked in the same way.
+        if not (self.path.exists() and self.rows_path.exists()):
             return
-        if stored.get("settings") == self.record["settings"]:
+        stored = read_json(self.path)
+        if isinstance(stored, dict) and stored.get("settings") == self.record["settings"]:
             rows = read_rows(self.rows_path)
             for key, result in stored["tasks"].items():
                 if len(rows.get(key, [])) == result["n"]:  # else it was stopped in between
@@ -163,17 +162,24 @@ def score_missing(
     world: DistributedBackend,
 ) -> None:
     """Fill in what is missing, checkpoint by checkpoint; each task is written when complete."""
+    # What each checkpoint lacks, and this process's share of it.
     missing = {}
     for step, record in records.items():
         missing[step] = [each for each in task_runs if not each.is_done(record.tasks)]
-    needed = [each for each in task_runs if any(each in wanted for wanted in missing.values())]
+    needed = list(dict.fromkeys(chain.from_iterable(missing.values())))
     if not needed:
         return
     baselines = baseline_results(run, needed, settings) if world.is_main else {}
     shares = {each: each.share(world.rank, world.size) for each in needed}
-    total = sum(len(shares[each]) for wanted in missing.values() for each in wanted)
-    with tqdm(total=total, desc=run.name, unit="request", dynamic_ncols=True, smoothing=0.05,
-              disable=None if world.is_main else True) as bar:  # fmt: skip
+    bar = tqdm(
+        total=sum(len(shares[each]) for each in chain.from_iterable(missing.values())),
+        desc=run.name,
+        unit="request",
+        dynamic_ncols=True,
+        smoothing=0.05,
+        disable=None if world.is_main else True,
+    )
+    with bar:
         for step, wanted in missing.items():
             if not wanted:
                 continue
