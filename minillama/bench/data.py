@@ -246,6 +246,7 @@ def bench_data(
     """
     if megabytes <= 0 or rounds < 1:
         raise ConfigError(f"{megabytes} megabytes, {rounds} rounds", "choose more than 0 of each")
+    # What both get.
     places = {"downloads": downloads, "sources": sources}
     model = LanguageModel.find(**places)
     pages = read_texts(*PAGES, megabytes, **places)

@@ -83,13 +83,14 @@ def build_transformers(model: Llama, prompt: list[int], tokens: int) -> Turn:
     reference.load_state_dict(huggingface.to_huggingface(model.state_dict(), model.config))
     reference.eval().generation_config.eos_token_id = None
     ids = torch.tensor([prompt])
+    mask = torch.ones_like(ids)
     settings = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": 0, "use_cache": True}
 
     def write() -> Timed:
         began = time.perf_counter()
-        out = reference.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        [out] = reference.generate(ids, attention_mask=mask, **settings)
         seconds = time.perf_counter() - began
-        new = out[0, len(prompt) :].tolist()
+        new = out[len(prompt) :].tolist()
         return Timed(seconds / len(new), new)
 
     return write
@@ -98,7 +99,8 @@ def build_transformers(model: Llama, prompt: list[int], tokens: int) -> Turn:
 def run_llama2c(binary: Path, file: Path, tokens: int) -> Timed:
     """A built llama2.c, which says its own speed."""
     vocabulary = str(file.with_name("tokenizer.bin"))
-    command = [str(binary.resolve()), str(file), "-t", "0", "-n", str(tokens + 1), "-z", vocabulary]
+    flags = ["-t", "0", "-n", str(tokens + 1), "-z", vocabulary]
+    command = [str(binary.resolve()), str(file), *flags]
     try:
         done = subprocess.run(command, capture_output=True, timeout=600, check=False)
     except OSError as error:

@@ -191,7 +191,8 @@ def bench_block(
 def report_memory(verb: str, rows: Sequence[MemoryRow], settings: dict, out: Path | None) -> None:
     """Print the table, and write the figure into ``out``."""
     named = ", ".join(f"{name} {value}" for name, value in settings.items())
-    print(f"CPU, float32, {torch.get_num_threads()} threads, {named}")
+    threads = torch.get_num_threads()
+    print(f"CPU, float32, {threads} threads, {named}")
     print(table_of(rows, COLUMNS))
     if out is None:
         return
@@ -200,7 +201,8 @@ def report_memory(verb: str, rows: Sequence[MemoryRow], settings: dict, out: Pat
     for row in rows:
         values = asdict(row)
         records.append({x: values.pop("size")} | values)
-    figure = draw_memory_figure(records, x)
     origin = bench_origin(verb, settings | {"out": out})
-    for path in save_figure(figure, records, out / f"{verb}_memory", origin):
+    figure = draw_memory_figure(records, x)
+    paths = save_figure(figure, records, out / f"{verb}_memory", origin)
+    for path in paths:
         print(f"wrote {path}")

@@ -108,11 +108,12 @@ class Trainee:
 
     def peak_memory(self) -> int:
         """The most bytes that one update takes, its weights and moments among them."""
-        state = list(self.model.parameters())
+        at_rest = sum(weight.nbytes for weight in self.model.parameters())
         for moments in self.optimizer.state.values():
-            state += moments.values()
-        at_rest = sum(tensor.nbytes for tensor in state)
-        return at_rest + allocated(self.step, self.inputs.device).peak
+            for moment in moments.values():
+                at_rest += moment.nbytes
+        step = allocated(self.step, self.inputs.device)
+        return at_rest + step.peak
 
 
 @dataclass(frozen=True)
@@ -226,8 +227,7 @@ def bench_train(
     setting = Setting(batch, "cpu", bfloat16=False, compile=compile)
     peak = measure_machine().peak
     rows = []
-    for width in widths:
-        size = str(width)
+    for size in map(str, widths):
         rows += measure_training(size, SIZES[size], ("none",), setting, steps, peak)
     print_training(rows, setting, peak)
     return rows

@@ -147,8 +147,10 @@ def load(path: str | Path) -> tuple[Llama, Tokenizer]:
             raise ConfigError(what, "take a file of F32, F16 or BF16")
     shapes, names = model_shapes(config), gguf_names(config.n_layers)
     headers = {name: _header(tensor) for name, tensor in tensors.items()}
-    check_tensors(headers, {names[meta]: shape for meta, shape in shapes.items()}, path)
+    expected = {names[meta]: shape for meta, shape in shapes.items()}
+    check_tensors(headers, expected, path)
 
+    # The weights, all in the type of the matrices.
     dtype = headers[names["output.weight"]].dtype
     state = {}
     for meta, shape in shapes.items():
@@ -192,6 +194,7 @@ def _open_gguf(path: Path) -> tuple[Mapping[str, Any], dict[str, gguf.ReaderTens
 def _read_config(fields: Mapping[str, Any], path: Path) -> ModelConfig:
     _expect(fields, "general.architecture", "llama", path)
     _expect(fields, "llama.rope.scaling.type", "none", path, default="none")
+    # Under Hugging Face's names, so that the same rules hold.
     settings: dict[str, Any] = {}
     for key, name in SETTINGS.items():
         value = fields.get(f"llama.{name}")

@@ -145,8 +145,8 @@ def load(folder: str | Path) -> tuple[Llama, Tokenizer]:
         ConfigError: the model is not one of the paper's architecture.
     """
     folder = Path(folder)
-    given = read_object(folder / "config.json")
-    config = config_from_huggingface(given, str(folder / "config.json"))
+    path = folder / "config.json"
+    config = config_from_huggingface(read_object(path), str(path))
     tokenizer = read_tokenizer(folder / "tokenizer.model")
     check_llama_vocabulary(tokenizer, config, folder)
 
@@ -160,6 +160,7 @@ def load(folder: str | Path) -> tuple[Llama, Tokenizer]:
     expected = {other: shapes[meta] for meta, other in names.items()}
     check_tensors(headers, expected, "the checkpoint")
 
+    # The weights, each copied from the pages of its file.
     state = {}
     for meta, other in names.items():
         weight = shards.read_tensor(files[other], other)

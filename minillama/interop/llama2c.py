@@ -165,7 +165,9 @@ def _piece(number: int, text: str, score: float) -> Piece:
     """An entry of the file as SentencePiece has it."""
     if number in MARKS:
         return Piece(text.strip(), score, Kind.CONTROL)
-    kind = Kind.BYTE if re.fullmatch("<0x[0-9A-F]{2}>", text) else Kind.NORMAL
+    kind = Kind.NORMAL
     if number == Tokenizer.unk_id:
         kind = Kind.UNKNOWN
+    elif re.fullmatch("<0x[0-9A-F]{2}>", text):
+        kind = Kind.BYTE
     return Piece(text.replace(" ", SPACE), score, kind)

@@ -99,7 +99,8 @@ def _check_divisible(config: ModelConfig, shards: int) -> None:
         raise ConfigError(f"{shards} shards", f"Meta's format has {', '.join(map(str, SHARDS))}")
     for field in ("n_heads", "hidden_dim", "vocab_size"):  # heads divide dim
         value = getattr(config, field)
-        if value % shards:
+        fits = value % shards == 0
+        if not fits:
             what = f"{field} = {value} cannot be cut into {shards} shards"
             raise ConfigError(what, "choose fewer")
 
@@ -133,19 +134,18 @@ def load(folder: str | Path, max_seq_len: int = 2048) -> tuple[Llama, Tokenizer]
         ConfigError: the model is not one of the paper's architecture.
     """
     folder = Path(folder)
-    given = read_object(folder / "params.json")
     own, shared = folder / "tokenizer.model", folder.parent / "tokenizer.model"
     tokenizer = read_tokenizer(own if own.exists() else shared)
-    config = _read_config(given, tokenizer, max_seq_len, folder / "params.json")
+    config = _read_config(folder / "params.json", tokenizer, max_seq_len)
     check_llama_vocabulary(tokenizer, config, folder)
     files = _find_shards(folder)
     _check_divisible(config, len(files))
-    return assemble_model(config, _join_shards(files, config)), tokenizer
+    state = _join_shards(files, config)
+    return assemble_model(config, state), tokenizer
 
 
-def _read_config(
-    given: dict[str, Any], tokenizer: Tokenizer, max_seq_len: int, source: Path
-) -> ModelConfig:
+def _read_config(source: Path, tokenizer: Tokenizer, max_seq_len: int) -> ModelConfig:
+    given = read_object(source)
     try:
         settings = {field: operator.index(given[field]) for field in SIZES}
         settings["vocab_size"] = operator.index(given.get("vocab_size", -1))
@@ -155,6 +155,7 @@ def _read_config(
         raise CheckpointError(f"{source} lacks {error}", FETCH_AGAIN) from None
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{source} is malformed ({error})", FETCH_AGAIN) from None
+    # What later models of Meta's have, and the paper's have not.
     plain = {"n_kv_heads": settings["n_heads"], "ffn_dim_multiplier": 1, "use_scaled_rope": False}
     for key, value in plain.items():
         if given.get(key) not in (None, value):
@@ -208,11 +209,13 @@ def _stream_shard(file: Path) -> Iterator[tuple[str, Tensor]]:
     now and then.
     """
     opened, read = _open_shard(file), 0
+    most = file.stat().st_size / RELEASES
     for name in list(opened):
-        if read > file.stat().st_size / RELEASES:
+        if read > most:
             opened, read = _open_shard(file), 0
-        read += opened[name].nbytes
-        yield name, opened[name]
+        part = opened[name]
+        read += part.nbytes
+        yield name, part
 
 
 def _open_shard(file: Path) -> dict[str, Tensor]:

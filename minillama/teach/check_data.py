@@ -40,6 +40,10 @@ def _grams(parts: list[str] | str, n: int) -> set[tuple[str, ...]]:
     return {tuple(parts[i : i + n]) for i in range(len(parts) - n + 1)}
 
 
+def _jaccard(a: set, b: set) -> float:
+    return len(a & b) / max(1, len(a | b))
+
+
 @exercise
 def check_similarity(answer: Callable) -> str:
     """``answer(first, second, n) -> shared n-grams of words over all n-grams of words``."""
@@ -50,14 +54,12 @@ def check_similarity(answer: Callable) -> str:
     ):  # fmt: skip
         a, b = _grams(first.split(), n), _grams(second.split(), n)
         letters, others = _grams(first, n), _grams(second, n)
-        by_letters = len(letters & others) / max(1, len(letters | others))
-        both = len(a & b)
         wrong = {
-            f"those are runs of {n} letters; take runs of {n} words": by_letters,
-            "divide by the n-grams that are in either text": both / max(1, len(a)),
-            "those in either text count once each": both / max(1, len(a) + len(b)),
+            f"those are runs of {n} letters; take runs of {n} words": _jaccard(letters, others),
+            "divide by the n-grams that are in either text": len(a & b) / max(1, len(a)),
+            "those in either text count once each": len(a & b) / max(1, len(a) + len(b)),
         }
-        diagnose(answer, (first, second, n), both / max(1, len(a | b)), wrong)
+        diagnose(answer, (first, second, n), _jaccard(a, b), wrong)
     return "1 for equal texts, 0 for strangers, and close to 1 for the copy that a hash overlooks"
 
 
@@ -91,7 +93,8 @@ def check_held_out(answer: Callable) -> str:
 def check_rank_sequences(answer: Callable) -> str:
     """``answer(step, rank, world, batch) -> numbers of the sequences that this process reads``."""
     for step, world, batch in ((0, 1, 4), (0, 2, 8), (3, 4, 8), (10, 8, 16)):
-        first, local = step * batch, batch // world
+        local = batch // world
+        first = step * batch
         numbers = list(range(first, first + batch))
         right = [numbers[i : i + local] for i in range(0, batch, local)]
         wrong = {

@@ -35,8 +35,9 @@ def check_merge(answer: Callable) -> str:
         call = f"merge({symbols}, {left!r}, {right!r})"
         expect(isinstance(given, list), f"{call} should be a list but is a {type(given).__name__}")
         expect(handed == symbols, f"{call} changed the list that it was given: build a new one")
-        same_text = "".join(given) == "".join(symbols)
-        expect(same_text, f"{call} spells {''.join(given)!r}: letters were lost or doubled")
+        spelled = "".join(given)
+        same_text = spelled == "".join(symbols)
+        expect(same_text, f"{call} spells {spelled!r}: letters were lost or doubled")
         wanted = _merged(symbols, left, right)
         several = wanted.count(left + right) - symbols.count(left + right) > 1
         first_only = several and given.count(left + right) == 1
@@ -85,7 +86,8 @@ def check_stream(answer: Callable) -> str:
     for text, size in product(texts, (1, 2, 3)):
         content = text.encode("utf-8")
         pieces = [content[i : i + size] for i in range(0, len(content), size)]
-        decoder = codecs.getincrementaldecoder("utf-8")()
+        make_decoder = codecs.getincrementaldecoder("utf-8")
+        decoder = make_decoder()
         right = [decoder.decode(piece) for piece in pieces]
         wrong = {
             "U+FFFD is shown: hold back the bytes of an unfinished character":

@@ -55,7 +55,7 @@ def diagnose(
     tolerance: float | None = None,
 ) -> None:
     """Call the student's function with a copy of ``arguments`` and ``compare`` what it returns."""
-    shown = ", ".join(_brief(argument) for argument in arguments)
+    shown = ", ".join(map(_brief, arguments))
     call = f"{_name(answer)}({shown})"
     handed = copy.deepcopy(arguments)
     given = answer(*handed)
@@ -110,15 +110,19 @@ def compare(
     given = _in_the_form_of(right, given)
     if same(given, right, tolerance):
         return
+    # Typical mistakes.
     for hint, mistake in (wrong or {}).items():
         known = mistake is ANYTHING_ELSE or same(given, mistake, tolerance)
         expect(not known, f"{call}: {hint}")
+    # Others.
     if isinstance(right, Tensor):
         _expect_shape(call, given, right)
         raise NotYet(f"{call} has the right shape but not the values")
-    numeric = number(right) is not None
-    kind = "number" if numeric else {str: "text"}.get(type(right), type(right).__name__)
-    fits = number(given) is not None if numeric else isinstance(given, type(right))
+    kind = {str: "text"}.get(type(right), type(right).__name__)
+    fits = isinstance(given, type(right))
+    if number(right) is not None:
+        kind = "number"
+        fits = number(given) is not None
     expect(fits, f"{call} should be a {kind} but is a {type(given).__name__}")
     raise NotYet(f"{call} is {given!r} and should be {right!r}")
 

@@ -1,4 +1,4 @@
-"""What notebooks share so that lessons look alike: show production code, begin, draw, published runs."""
+"""What notebooks share so that lessons look alike: production code, looks, published runs."""
 
 import inspect
 import os
@@ -26,8 +26,10 @@ def show(*objects: object) -> None:
         module = inspect.getmodule(shown)
         if module is None:
             raise TypeError(f"{shown!r} has no Python source: pass a function, class or module")
-        gap = "\n\n" if number else ""
-        print(f"{gap}# {module.__name__.replace('.', '/')}.py\n{inspect.getsource(shown).rstrip()}")
+        if number:
+            print("\n")
+        print(f"# {module.__name__.replace('.', '/')}.py")
+        print(inspect.getsource(shown).rstrip())
 
 
 def start(seed: int = 0) -> None:
