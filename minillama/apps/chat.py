@@ -29,7 +29,8 @@ def write_stream(pieces: Stream, out: Callable[[str], object]) -> str:
     began = time.perf_counter()
     for text in pieces:
         out(text)
-    rate = pieces.tokens / (time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    rate = pieces.tokens / seconds
     return f"[{pieces.tokens} tokens, {rate:.1f} tokens/s; {WHY[pieces.finish]}]"
 
 

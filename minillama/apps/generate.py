@@ -35,7 +35,9 @@ class Opening:
         keep_freed_memory()
         found = formats.load(source, self.max_seq_len)
         model, tokenizer = found or load_model(source, self.step)
-        return quantized(model) if self.quantize else Decoder(model), tokenizer
+        if self.quantize:
+            return quantized(model), tokenizer
+        return Decoder(model), tokenizer
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ def generate(
         opening: which model, and how.
     """
     texts = stream(*opening.load(source), prompt, **asdict(settings))
-    print(prompt, end="", flush=True)
+    print_at_once(prompt)
     report = write_stream(texts, print_at_once)
     print(flush=True)
     print(report, file=sys.stderr)
@@ -83,10 +85,9 @@ def chat(
         settings: how it writes.
         opening: which model, and how.
     """
-    decoder, tokenizer = opening.load(source)
     replace_errors(sys.stdin)
     lines = (line.rstrip("\n") for line in sys.stdin)
-    chat_by_turns(decoder, tokenizer, lines, print_at_once, **asdict(settings))
+    chat_by_turns(*opening.load(source), lines, print_at_once, **asdict(settings))
 
 
 print_at_once = partial(print, end="", flush=True)
@@ -118,5 +119,4 @@ def convert(
     """
     formats.check_format(to)
     model, tokenizer = formats.load(source, max_seq_len) or load_model(source, step)
-    written = formats.save(model, tokenizer, to, out, shards, shard_gb, dtype)
-    return f"wrote {written}"
+    return f"wrote {formats.save(model, tokenizer, to, out, shards, shard_gb, dtype)}"
