@@ -24,19 +24,14 @@ WHY = {
 }
 
 
-def report_stream(pieces: Stream, seconds: float) -> str:
-    """How much was generated, how fast, and why it ended."""
-    rate = pieces.tokens / max(seconds, 1e-9)
-    return f"[{pieces.tokens} tokens, {rate:.1f} tokens/s; {WHY[pieces.finish]}]"
-
-
-def write_stream(pieces: Stream, out: Callable[[str], object]) -> tuple[str, str]:
-    """Hand every piece of text to ``out`` as it comes; return the whole, and the report."""
-    began, parts = time.perf_counter(), []
+def write_stream(pieces: Stream, out: Callable[[str], object]) -> str:
+    """Hand every piece of text to ``out`` as it comes; return how fast, and why it ended."""
+    began = time.perf_counter()
     for text in pieces:
-        parts.append(text)
         out(text)
-    return "".join(parts), report_stream(pieces, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    rate = pieces.tokens / seconds
+    return f"[{pieces.tokens} tokens, {rate:.1f} tokens/s; {WHY[pieces.finish]}]"
 
 
 def chat_by_turns(
@@ -66,11 +61,11 @@ def chat_by_turns(
                 continue
             try:
                 pieces = stream(decoder, tokenizer, text + line, seed=seed + turn, **settings)
-                written, report = write_stream(pieces, out)
+                report = write_stream(pieces, out)
             except DataError as error:
                 out(f"{error}\n> ")
                 continue
-            text += line + written + "\n"
+            text += line + pieces.text + "\n"
             if pieces.finish == "context" or len(tokenizer.encode(text, bos=True)) > context:
                 text = ""
                 report += f"\n[the context of {context} tokens is full: the next line begins anew]"

@@ -7,14 +7,16 @@ Another prompt style, or some of the questions only, lie beside: step-NNNNNNNN.o
 """
 
 import math
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch.distributed as dist
 import tyro
 from tqdm import tqdm
 
-from minillama.apps.report import report
+from minillama.apps.report import decimals, in_percent, report
 from minillama.corpus.sources import DOWNLOADS, SOURCES
 from minillama.errors import CheckpointError, ConfigError, DataError
 from minillama.evaluate.baselines import baseline_results
@@ -69,16 +71,25 @@ def evaluate(
         CheckpointError: no such run, or no checkpoint that is whole.
         DataError: the package with the benchmarks, or the run's log, is missing or damaged.
     """
+    # Which checkpoints.
     if limit is not None and limit < 1:
         raise ConfigError(f"limit = {limit}", "ask at least one question")
     steps = wanted_steps(run, checkpoints)
     logged = {line["step"]: line for line in read_metrics(run)}
     if unlogged := set(steps) - set(logged):
         raise DataError(f"{run}/metrics.jsonl has no steps {sorted(unlogged)}", "train it again")
-    library, tokenizer = open_library(sources, downloads), Tokenizer.load(run / "tokenizer.model")
+    # Which questions, asked how.
+    library = open_library(sources, downloads)
+    tokenizer = Tokenizer.load(run / "tokenizer.model")
     task_runs, absent = choose_task_runs(tasks, library, tokenizer, shots, style, limit, generation)
-    settings = {"format": FORMAT, "wheel": library.pin, "wheel_sha256": library.sha256,
-                "style": style, "limit": limit}  # fmt: skip
+    settings = {
+        "format": FORMAT,
+        "wheel": library.pin,
+        "wheel_sha256": library.sha256,
+        "style": style,
+        "limit": limit,
+    }
+    # The answers.
     world = join_world(device)
     try:
         records = {step: EvalRecord(run, step, settings, logged[step]) for step in steps}
@@ -98,11 +109,13 @@ def wanted_steps(run: Path, checkpoints: str | int) -> list[int]:
     if checkpoints in ("last", 1):
         return [last]
     milestones = read_config(run / "config.toml").milestone_steps()
-    kept = sorted({last} | {s for s in checkpoint.steps(run) if s in milestones and s < last})
+    kept = [step for step in checkpoint.steps(run) if step in milestones and step < last]
+    kept.append(last)
     if checkpoints == "all" or len(kept) <= checkpoints:
         return kept
     # Spread evenly, with the first and the last.
-    return [kept[round(i * (len(kept) - 1) / (checkpoints - 1))] for i in range(checkpoints)]
+    places = np.linspace(0, len(kept) - 1, checkpoints)
+    return [kept[round(place)] for place in places]
 
 
 class EvalRecord:
@@ -136,13 +149,11 @@ class EvalRecord:
             "settings": settings | {"model_sha256": digest},
             "tasks": self.tasks,
         }
-        self._read_stored()
-
-    def _read_stored(self) -> None:
-        stored = read_json(self.path) if self.path.exists() else None
-        if not isinstance(stored, dict) or not self.rows_path.exists():
+        # What is stored already, if it was asked in the same way.
+        if not (self.path.exists() and self.rows_path.exists()):
             return
-        if stored.get("settings") == self.record["settings"]:
+        stored = read_json(self.path)
+        if isinstance(stored, dict) and stored.get("settings") == self.record["settings"]:
             rows = read_rows(self.rows_path)
             for key, result in stored["tasks"].items():
                 if len(rows.get(key, [])) == result["n"]:  # else it was stopped in between
@@ -163,17 +174,24 @@ def score_missing(
     world: DistributedBackend,
 ) -> None:
     """Fill in what is missing, checkpoint by checkpoint; each task is written when complete."""
+    # What each checkpoint lacks, and this process's share of it.
     missing = {}
     for step, record in records.items():
         missing[step] = [each for each in task_runs if not each.is_done(record.tasks)]
-    needed = [each for each in task_runs if any(each in wanted for wanted in missing.values())]
+    needed = list(dict.fromkeys(chain.from_iterable(missing.values())))
     if not needed:
         return
     baselines = baseline_results(run, needed, settings) if world.is_main else {}
     shares = {each: each.share(world.rank, world.size) for each in needed}
-    total = sum(len(shares[each]) for wanted in missing.values() for each in wanted)
-    with tqdm(total=total, desc=run.name, unit="request", dynamic_ncols=True, smoothing=0.05,
-              disable=None if world.is_main else True) as bar:  # fmt: skip
+    bar = tqdm(
+        total=sum(len(shares[each]) for each in chain.from_iterable(missing.values())),
+        desc=run.name,
+        unit="request",
+        dynamic_ncols=True,
+        smoothing=0.05,
+        disable=None if world.is_main else True,
+    )
+    with bar:
         for step, wanted in missing.items():
             if not wanted:
                 continue
@@ -190,11 +208,15 @@ def collect(rows: list[Row], world: DistributedBackend) -> list[Row]:
     """The rows of all processes, in the questions' order, on the first one."""
     if world.size == 1:
         return rows
-    parts: list[list[Row]] | None = [[]] * world.size if world.is_main else None
-    dist.gather_object(rows, parts)
-    if parts is None:
+    if not world.is_main:
+        dist.gather_object(rows)
         return []
-    return [parts[i % world.size][i // world.size] for i in range(sum(map(len, parts)))]
+    parts: list[list[Row]] = [[]] * world.size
+    dist.gather_object(rows, parts)
+    result: list[Row] = [{}] * sum(map(len, parts))
+    for rank, part in enumerate(parts):
+        result[rank :: world.size] = part
+    return result
 
 
 def results_text(
@@ -204,17 +226,19 @@ def results_text(
     parameters = read_config(run / "config.toml").model.num_parameters()
     last = {"parameters": parameters} | records[max(records)].record
     parts = [report({run.resolve().name: last})]
-    parts += [f"Absent: {name}: {reason}" for name, reason in absent.items()]
-    if len(records) > 1:
-        header = ["step", "tokens", "perplexity", *(each.key for each in task_runs)]
-        rows = []
-        for step, evaluation in sorted(records.items()):
-            record = evaluation.record
-            perplexity = record["perplexity"]
-            row = [step, f"{record['tokens']:,}", perplexity and f"{perplexity:.1f}"]
-            for task_run in task_runs:
-                accuracy = record["tasks"][task_run.key]["accuracy"]
-                row.append("-" if accuracy is None else f"{100 * accuracy:.1f}")
-            rows.append(row)
-        parts.append(text_table(header, rows))
+    for name, reason in absent.items():
+        parts.append(f"Absent: {name}: {reason}")
+    # The checkpoints, in percent.
+    keys = [task_run.key for task_run in task_runs]
+    rows = []
+    for step, evaluation in sorted(records.items()):
+        record = evaluation.record
+        perplexity = record["perplexity"]
+        row = [step, f"{record['tokens']:,}", perplexity and f"{perplexity:.1f}"]
+        for key in keys:
+            accuracy = in_percent(record["tasks"][key]["accuracy"])
+            row.append(decimals(accuracy))
+        rows.append(row)
+    if len(rows) > 1:
+        parts.append(text_table(["step", "tokens", "perplexity", *keys], rows))
     return "\n\n".join(parts)

@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -12,7 +13,7 @@ from minillama.apps.chat import chat_by_turns, write_stream
 from minillama.apps.cli import replace_errors
 from minillama.inference.decoder import Decoder
 from minillama.inference.quantize import quantized
-from minillama.inference.text import stream
+from minillama.inference.text import Settings, stream
 from minillama.interop import formats
 from minillama.train.allocator import keep_freed_memory
 from minillama.train.checkpoint import load_model
@@ -34,37 +35,27 @@ class Opening:
         keep_freed_memory()
         found = formats.load(source, self.max_seq_len)
         model, tokenizer = found or load_model(source, self.step)
-        return quantized(model) if self.quantize else Decoder(model), tokenizer
+        if self.quantize:
+            return quantized(model), tokenizer
+        return Decoder(model), tokenizer
 
 
 @dataclass(frozen=True)
-class Writing:
-    """How it writes: what ``stream`` takes."""
+class Writing(Settings):
+    """How it writes."""
 
-    max_new_tokens: int = 128
-    """Stop after so many tokens."""
-    temperature: float = 0.8
-    """0 takes the likeliest token every time."""
-    top_k: int | None = None
-    """Keep only the k likeliest tokens."""
-    top_p: float | None = 0.95
-    """Keep the likeliest tokens that hold this much probability (Meta's rule)."""
-    repetition_penalty: float = 1.0
-    """Above 1, tokens that are there already become less likely."""
-    seed: int = 0
-    """Same seed and prompts, same text."""
     stop: tuple[str, ...] = ()
-    """End before any of these strings."""
+    """End before the first of these strings."""
 
 
 SAME_LEVEL = tyro.conf.arg(name="")
-"""The fields of a parameter are flags of the verb itself: --seed, not --writing.seed."""
+"""The fields of a parameter are flags of the verb itself: --seed, not --settings.seed."""
 
 
 def generate(
     source: Positional[Path],
     prompt: Positional[str] = "",
-    writing: Annotated[Writing, SAME_LEVEL] = Writing(),  # noqa: B008
+    settings: Annotated[Writing, SAME_LEVEL] = Writing(),  # noqa: B008
     opening: Annotated[Opening, SAME_LEVEL] = Opening(),  # noqa: B008
 ) -> None:
     """Complete a prompt, as it is generated; how fast, and why it ended, goes to stderr.
@@ -72,37 +63,35 @@ def generate(
     Args:
         source: the run folder, or a model in another format that `minillama convert` reads.
         prompt: the text to go on from.
-        writing: how it writes.
+        settings: how it writes.
         opening: which model, and how.
     """
-    texts = stream(*opening.load(source), prompt, **asdict(writing))
-    print(prompt, end="", flush=True)
-    _, report = write_stream(texts, print_at_once)
+    texts = stream(*opening.load(source), prompt, **asdict(settings))
+    print_at_once(prompt)
+    report = write_stream(texts, print_at_once)
     print(flush=True)
     print(report, file=sys.stderr)
 
 
 def chat(
     source: Positional[Path],
-    writing: Annotated[Writing, SAME_LEVEL] = Writing(max_new_tokens=64),  # noqa: B008
+    settings: Annotated[Writing, SAME_LEVEL] = Writing(max_new_tokens=64),  # noqa: B008
     opening: Annotated[Opening, SAME_LEVEL] = Opening(),  # noqa: B008
 ) -> None:
     """Complete each line that is typed. The model goes on with a text; it does not answer.
 
     Args:
         source: the run folder, or a model in another format that `minillama convert` reads.
-        writing: how it writes.
+        settings: how it writes.
         opening: which model, and how.
     """
-    decoder, tokenizer = opening.load(source)
     replace_errors(sys.stdin)
     lines = (line.rstrip("\n") for line in sys.stdin)
-    chat_by_turns(decoder, tokenizer, lines, print_at_once, **asdict(writing))
+    chat_by_turns(*opening.load(source), lines, print_at_once, **asdict(settings))
 
 
-def print_at_once(text: str) -> None:
-    """Print a piece of text without waiting for the end of its line."""
-    print(text, end="", flush=True)
+print_at_once = partial(print, end="", flush=True)
+"""Prints a piece of text without waiting for the end of its line."""
 
 
 def convert(
@@ -130,5 +119,4 @@ def convert(
     """
     formats.check_format(to)
     model, tokenizer = formats.load(source, max_seq_len) or load_model(source, step)
-    written = formats.save(model, tokenizer, to, out, shards, shard_gb, dtype)
-    return f"wrote {written}"
+    return f"wrote {formats.save(model, tokenizer, to, out, shards, shard_gb, dtype)}"

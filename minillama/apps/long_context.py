@@ -59,9 +59,10 @@ def stretches(corpus: Corpus, length: int, most: int) -> Tensor:
     cut = []
     for file in corpus.valid.values():
         for i in range(file.n_documents):
-            ids = file.document(i)
+            ids = torch.from_numpy(file.document(i).astype("int64"))
             for start in range(0, len(ids) - length, length):
-                cut.append(torch.from_numpy(ids[start : start + length + 1].astype("int64")))
+                stretch = ids[start : start + length + 1]
+                cut.append(stretch)
     if not cut:
         raise DataError(f"no held-out document has {length + 1} tokens", "measure shorter lengths")
     keep = min(most, len(cut))
@@ -104,15 +105,18 @@ def measure(
         raise ConfigError(
             f"lengths {lengths} on stretches of {longest} tokens", f"from {SCORED} up to {longest}"
         )
+    # -log p of every target, read with so much before it; what fits is read once for all.
     n_bytes = int(size_of[tokens[:, -SCORED:]].sum())
-    known: dict[tuple[RopeScaling | None, int], Tensor] = {}  # what fits is read once for all
+    known: dict[tuple[RopeScaling | None, int], Tensor] = {}
 
     def nats_of(scaling: RopeScaling | None, length: int) -> Tensor:
-        if (scaling, length) not in known:
+        key = (scaling, length)
+        if key not in known:
             reader = rescaled(model, scaling, length)
-            known[scaling, length] = losses(reader, tokens[:, -length - 1 :]).double()
-        return known[scaling, length]
+            known[key] = losses(reader, tokens[:, -length - 1 :]).double()
+        return known[key]
 
+    # Over length and position.
     rows, by_position = [], {}
     for method in METHODS:
         for length in lengths:
@@ -130,6 +134,7 @@ def measure(
             rows.append(row)
         nats = nats_of(scaling_for(method, trained, longest), longest)
         by_position[method] = [float(part.mean()) for part in nats.split(64, dim=1)]
+    # Over YaRN's temperature.
     by_factor = []
     for factor in ATTENTION_FACTORS if longest > trained else ():
         scaling = RopeScaling("yarn", longest / trained, trained, attention_factor=factor)
@@ -192,12 +197,13 @@ def long_context(
 
 def table(record: dict[str, Any]) -> str:
     """Perplexity of the scored tokens, a line for each length, a column for each method."""
-    perplexity = {}
-    for row in record["by_length"]:
-        cells = perplexity.setdefault(row["length"], {})
-        cells[row["scaling"]] = f"{row['perplexity']:.2f}"
-    rows = [[length, *(cells[name] for name in METHODS)] for length, cells in perplexity.items()]
-    return text_table(["tokens read", *METHODS], rows)
+    rows: dict[int, list[Any]] = {}
+    for row in record["by_length"]:  # method by method, in their order
+        length = row["length"]
+        cells = rows.setdefault(length, [length])
+        cells.append(f"{row['perplexity']:.2f}")
+    header = ["tokens read", *METHODS]
+    return text_table(header, list(rows.values()))
 
 
 if __name__ == "__main__":

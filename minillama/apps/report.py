@@ -5,9 +5,11 @@ three lines: chance; the place among the choices that is right most often; and a
 same text, which cannot understand a question. What was not measured is named.
 """
 
+import fnmatch
 import json
 import math
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -42,7 +44,7 @@ class Line:
     label: str
     key: str  # its name in records
     column: str  # in the paper's table
-    part: str = ""  # a group of questions (STEM) or a measure (pass@1) instead of the accuracy
+    part: str = ""  # a group of questions (STEM) or a measure (maj1@*) instead of the accuracy
 
     def task(self) -> Task:
         """The benchmark, however many solved examples it shows."""
@@ -80,8 +82,9 @@ LAYOUTS = (
            _accuracies("race_middle", "race_high"), 6),
     Layout(
         "Table 7. Mathematics: right answers in %",
-        (Line("MATH", "math", "MATH"), Line("MATH maj1@k", "math", "MATH_maj1k", "maj1@"),
-         Line("GSM8k", "gsm8k", "GSM8k"), Line("GSM8k maj1@k", "gsm8k", "GSM8k_maj1k", "maj1@")), 7,
+        (Line("MATH", "math", "MATH"), Line("MATH maj1@k", "math", "MATH_maj1k", "maj1@*"),
+         Line("GSM8k", "gsm8k", "GSM8k"),
+         Line("GSM8k maj1@k", "gsm8k", "GSM8k_maj1k", "maj1@*")), 7,
         "maj1@k: the answer that most of k samples give; in the paper k = 256 for MATH and 100 for "
         "GSM8k (Minerva 540B: 64 and 40).",
     ),
@@ -102,56 +105,43 @@ LAYOUTS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one of our models gets on a line; fractions."""
+def find_result(record: Record, line: Line) -> Record | None:
+    """A model's result on a line, in percent; None if it was not measured.
 
-    n: int
-    value: float
-    se: float | None
-    floor: dict[str, float | None]  # what it must rise above; None where it is not known
-
-    def above(self) -> bool:
-        """Whether it is more than two standard errors above all of them."""
-        highest = max((v for v in self.floor.values() if v is not None), default=math.inf)
-        if self.se is None or self.value <= highest:
-            return False
-        guesser = math.sqrt(highest * (1 - highest) / self.n)  # for few questions, all right
-        return self.value - 2 * max(self.se, guesser) > highest
-
-    def text(self) -> str:
-        """In percent, with the standard error; for no hit at all, how many it could be."""
-        if self.value == 0:
-            return f"0 of {self.n:,} (<{100 * zero_hit_bound(self.n):.2g}%)"
-        error = "" if self.se is None else f" ±{100 * self.se:.1f}"
-        return f"{100 * self.value:.1f}{error}{'*' if self.above() else ' '}"
-
-    def as_data(self) -> dict[str, Any]:
-        """For JSON, in percent."""
-        value, se = in_percent(self.value), in_percent(self.se)
-        return {"accuracy": value, "se": se, "n": self.n, "above": self.above()}
-
-
-def find_result(record: Record, line: Line) -> Result | None:
-    """A model's result on a line; None if it was not measured."""
+    ``floor`` is what it must rise above, None where that is not known; ``above`` says if it does.
+    """
     result = record["tasks"].get(line.key)
     if result is None:
         return None
     n, value, se = result["n"], result["accuracy"], result["se"]
-    null = result.get("null") or {}
-    values = (result["chance"], result["majority"], null.get("accuracy"))
-    floor = dict(zip(FLOOR, values, strict=True))
+    floor = dict.fromkeys(FLOOR) | {"chance": result["chance"]}
     if line.part in result.get("groups", {}):
-        group = result["groups"][line.part]
-        n, value = group["n"], group["accuracy"]
+        n, value = result["groups"][line.part].values()
         se = math.sqrt(value * (1 - value) / n)
-        floor = dict.fromkeys(FLOOR) | {"chance": result["chance"]}
     elif line.part:
-        measures = [key for key in result if key == line.part]
-        if line.part == "maj1@":  # its k is not known beforehand
-            measures = [key for key in result if key.startswith("maj1@")]
+        measures = fnmatch.filter(result, line.part)
         value, se = result[measures[0]] if measures else None, None
-    return None if value is None else Result(n, value, se, floor)
+    else:
+        null = result.get("null") or {}
+        floor |= {"majority": result["majority"], "5-gram": null.get("accuracy")}
+    if value is None:
+        return None
+    return {
+        "n": n,
+        "accuracy": in_percent(value),
+        "se": in_percent(se),
+        "above": is_above(value, se, n, floor.values()),
+        "floor": {name: in_percent(share) for name, share in floor.items()},
+    }
+
+
+def is_above(value: float, se: float | None, n: int, floor: Iterable[float | None]) -> bool:
+    """Whether a share is more than two standard errors above all of ``floor``."""
+    highest = max(share for share in floor if share is not None)
+    if se is None or value <= highest:
+        return False
+    guesser = math.sqrt(highest * (1 - highest) / n)  # for few questions, all right
+    return value - 2 * max(se, guesser) > highest
 
 
 def in_percent(value: float | None) -> float | None:
@@ -162,6 +152,18 @@ def in_percent(value: float | None) -> float | None:
 def decimals(value: float | None, digits: int = 1) -> str:
     """A number, or a dash."""
     return "-" if value is None else f"{value:.{digits}f}"
+
+
+def result_text(result: Record | None) -> str:
+    """A result with its standard error; for no hit at all, how many it could be."""
+    if result is None:
+        return "-"
+    n, value, se = result["n"], result["accuracy"], result["se"]
+    if value == 0:
+        return f"0 of {n:,} (<{100 * zero_hit_bound(n):.2g}%)"
+    error = "" if se is None else f" ±{se:.1f}"
+    star = "*" if result["above"] else " "
+    return f"{value:.1f}{error}{star}"
 
 
 @dataclass(frozen=True)
@@ -205,19 +207,17 @@ def paper_table(layout: Layout, records: dict[str, Record]) -> Table:
     """One of the paper's tables with our results beside."""
     # Our results and the paper's, line by line.
     models = paper.table(layout.number) if layout.number else []
-    rows, results, missing = [], [], []
+    rows, missing = [], []
     for line in layout.lines:
-        found = {name: find_result(record, line) for name, record in records.items()}
-        known = next(filter(None, found.values()), None)
-        row = {"benchmark": line.label, "task": line.key, "n": known and known.n}
-        for name in FLOOR:
-            row[name] = known and in_percent(known.floor[name])
-        row["ours"] = {name: result and result.as_data() for name, result in found.items()}
-        row["paper"] = {f"{m['model']} {m['size']}": m[line.column] for m in models}
-        rows.append(row)
-        results.append(found)
+        ours = {name: find_result(record, line) for name, record in records.items()}
+        known = next(filter(None, ours.values()), None)
         if known is None:
             missing.append(line)
+            known = {"n": None, "floor": dict.fromkeys(FLOOR)}
+        row = {"benchmark": line.label, "task": line.key, "n": known["n"], **known["floor"]}
+        row["ours"] = ours
+        row["paper"] = {f"{m['model']} {m['size']}": m[line.column] for m in models}
+        rows.append(row)
 
     # The same as columns of text.
     columns = [["", "", *(row["benchmark"] for row in rows)]]
@@ -225,7 +225,7 @@ def paper_table(layout: Layout, records: dict[str, Record]) -> Table:
     for name in FLOOR:
         columns.append(["", name, *(decimals(row[name]) for row in rows)])
     for name in records:
-        columns.append([OURS, name, *(r[name].text() if r[name] else "-" for r in results)])
+        columns.append([OURS, name, *(result_text(row["ours"][name]) for row in rows)])
     for model in sorted(models, key=lambda model: model["model"] != "LLaMA"):  # LLaMA first
         cells = [decimals(model[line.column]) for line in layout.lines]
         columns.append([model["model"], model["size"], *cells])
@@ -247,11 +247,12 @@ def gaps(missing: list[Line]) -> list[str]:
 def cuts(layout: Layout, records: dict[str, Record]) -> list[str]:
     """How many prompts did not fit into a model."""
     notes = []
+    keys = dict.fromkeys(line.key for line in layout.lines)
     for name, record in records.items():
-        counts = {}
-        for line in layout.lines:
-            counts[line.key] = record["tasks"].get(line.key, {}).get("truncated")
-        parts = [f"{key} {count:,}" for key, count in counts.items() if count]
+        parts = []
+        for key in keys:
+            if count := record["tasks"].get(key, {}).get("truncated"):
+                parts.append(f"{key} {count:,}")
         if parts:
             notes.append(f"Questions of which {name} saw only the end: {', '.join(parts)}.")
     return notes
@@ -261,13 +262,13 @@ def smooth_table(records: dict[str, Record]) -> Table:
     """Measures that move long before accuracy does, for all that was measured."""
     rows = []
     for key in dict.fromkeys(key for record in records.values() for key in record["tasks"]):
-        results = {name: record["tasks"].get(key, {}) for name, record in records.items()}
-        nulls = [result["null"]["gold_bpb"] for result in results.values() if result.get("null")]
-        ours = {}
-        for name, result in results.items():
-            ours[name] = {measure: result.get(measure) for measure in MEASURES}
-        null = nulls[0] if nulls else None
-        rows.append({"task": key, "5-gram": {"gold_bpb": null}, "ours": ours})
+        row = {"task": key, "5-gram": {"gold_bpb": None}, "ours": {}}
+        for name, record in records.items():
+            result = record["tasks"].get(key, {})
+            row["ours"][name] = {measure: result.get(measure) for measure in MEASURES}
+            if null := result.get("null"):
+                row["5-gram"] = {"gold_bpb": null["gold_bpb"]}
+        rows.append(row)
     columns = [["", "", *(row["task"] for row in rows)]]
     columns.append(["5-gram", "gold bpb", *(decimals(r["5-gram"]["gold_bpb"], 3) for r in rows)])
     for name in records:
@@ -292,10 +293,8 @@ def report(records: dict[str, Record], form: Form = "text", complete: bool = Fal
     Raises:
         ConfigError: there is none, or they were asked differently.
     """
-    settings = [
-        {k: record["settings"][k] for k in ("style", "limit")} for record in records.values()
-    ]
-    if not settings or any(each != settings[0] for each in settings):
+    settings = {(r["settings"]["style"], r["settings"]["limit"]) for r in records.values()}
+    if len(settings) != 1:
         what = f"these evaluations cannot stand in one table: {settings}"
         raise ConfigError(what, "evaluate all in the same way")
 

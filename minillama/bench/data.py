@@ -22,7 +22,7 @@ import resource
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,7 +46,6 @@ Step = Callable[[Sequence[str]], list[str]]
 """One way to do a step: from texts to what is left of them."""
 PAGES, PROSE = ("sqlalchemy", ["*.html"]), ("django", ["*/docs/*.txt"])
 """Where web pages and other prose come from."""
-STEPS = ("extraction", "language", "quality", "near duplicates")
 
 
 @dataclass(frozen=True)
@@ -61,32 +60,25 @@ class DataRow:
     kept_reference: str = ""
     absent: str = ""  # why datatrove's is
 
-    @property
-    def ratio(self) -> float | None:
-        """How many times as fast as datatrove we are."""
-        return self.reference / self.ours if self.reference else None
-
 
 COLUMNS: Columns = {
     "MB/s of one core": lambda row: row.name,
     "MB": lambda row: f"{row.megabytes:.2f}",
     "minillama": lambda row: f"{row.megabytes / row.ours:.2f}",
     "datatrove": lambda row: f"{row.megabytes / row.reference:.2f}" if row.reference else "-",
-    "ratio": lambda row: f"{row.ratio:.2f}x" if row.reference else "-",
+    "ratio": lambda row: f"{row.reference / row.ours:.2f}x" if row.reference else "-",
     "kept": lambda row: row.kept,
     "by datatrove": lambda row: row.kept_reference,
     "": lambda row: row.absent,
 }
 
 
-def read_texts(
-    place: tuple[str, list[str]], megabytes: float, downloads: Path, sources: Path
-) -> list[str]:
+def read_texts(package: str, members: list[str], megabytes: float, **places: Path) -> list[str]:
     """About so many megabytes of a package's files."""
-    package, members = place
-    source = next(source for source in load_sources(sources) if source.name == package)
-    texts, missing = [], megabytes * 1e6
-    for _, content in read_members(source.find(downloads), members):
+    [source] = [each for each in load_sources(places["sources"]) if each.name == package]
+    texts: list[str] = []
+    missing = megabytes * 1e6
+    for _, content in read_members(source.find(places["downloads"]), members):
         if missing <= 0:
             break
         texts.append(bytes_to_str(content, detect_encoding(content)))
@@ -94,7 +86,7 @@ def read_texts(
     return texts
 
 
-def count_bytes(texts: Sequence[str]) -> int:
+def count_bytes(texts: Iterable[str]) -> int:
     """As UTF-8."""
     return sum(len(text.encode()) for text in texts)
 
@@ -104,6 +96,9 @@ def processor_seconds() -> float:
     multiprocessing.active_children()  # collects those that have
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
+
+
+# Our steps.
 
 
 def extract_text(texts: Sequence[str]) -> list[str]:
@@ -118,8 +113,7 @@ def keep_english(model: LanguageModel, texts: Sequence[str]) -> list[str]:
 
 def apply_c4_rules(texts: Sequence[str]) -> list[str]:
     """C4's rules."""
-    rules, dropped = C4Rules(), Counter()
-    cleaned = [clean_page(text, rules, dropped) for text in texts]
+    cleaned = [clean_page(text, C4Rules(), Counter()) for text in texts]
     return [text for text, reason in cleaned if reason is None]
 
 
@@ -129,42 +123,27 @@ def drop_duplicates(texts: Sequence[str]) -> list[str]:
     return [document.text for document in drop_near_duplicates(documents)[0]]
 
 
-def run_stages(make: Callable[[str], list[Any]], texts: Sequence[str]) -> list[str]:
-    """datatrove's stages, one after the other, in a folder; the last one says what is left."""
+# datatrove's; each raises ``ImportError`` if a package that it asks for is missing.
+
+
+def to_documents(texts: Sequence[str]) -> Iterator[Any]:
+    """Texts as datatrove's documents."""
     from datatrove.data import Document
 
-    def documents() -> Iterator[Document]:
-        for i, text in enumerate(texts):
-            yield Document(text=text, id=str(i))
-
-    with tempfile.TemporaryDirectory() as folder:
-        *stages, last = make(folder)
-        for stage in stages:
-            stage(documents())
-        left = [document.text for document in last(documents())]
-    return [text for text in left if text]
+    for i, text in enumerate(texts):
+        yield Document(text=text, id=str(i))
 
 
-def choose_hash() -> Any:
-    """datatrove's faster hash, xxhash, which it can call up to version 3; else SHA-1."""
-    from datatrove.utils.hashing import HashConfig, create_hash_func
-
-    try:
-        create_hash_func(HashConfig())("text")
-    except (ImportError, TypeError):
-        return HashConfig(hash_fc="sha1")
-    return HashConfig()
-
-
-def datatrove_extraction() -> Step:
+def datatrove_extraction(texts: Sequence[str]) -> list[str]:
     """Trafilatura, in a process of its own; a page may take a minute."""
     import trafilatura  # noqa: F401
     from datatrove.pipeline.extractors import Trafilatura
 
-    return partial(run_stages, lambda folder: [Trafilatura(timeout=60).run])
+    documents = Trafilatura(timeout=60).run(to_documents(texts))
+    return [document.text for document in documents if document.text]
 
 
-def datatrove_language(model: LanguageModel) -> Step:
+def datatrove_language(model: LanguageModel, texts: Sequence[str]) -> list[str]:
     """Its LanguageFilter's model and rule; the filter itself asks for another fastText."""
     from datatrove.utils.lid import FT176LID
 
@@ -174,73 +153,66 @@ def datatrove_language(model: LanguageModel) -> Step:
 
     lid = FT176LID(["en"])
     lid._model = SimpleNamespace(predict=predict)  # ours, its answers as datatrove wants them
-
-    def keep(documents: Iterator[Any]) -> Iterator[Any]:
-        for document in documents:
-            _, probabilities = lid.predict(document)
-            if probabilities["en"] >= 0.5:
-                yield document
-
-    return partial(run_stages, lambda folder: [keep])
+    kept = []
+    for document in to_documents(texts):
+        _, probabilities = lid.predict(document)
+        if probabilities["en"] >= 0.5:
+            kept.append(document.text)
+    return kept
 
 
-def datatrove_quality() -> Step:
+def datatrove_quality(texts: Sequence[str]) -> list[str]:
     """C4's rules."""
     from datatrove.pipeline.filters import C4QualityFilter
 
     ours = C4Rules()
-    limits = {"min_num_sentences": ours.min_sentences, "min_words_per_line": ours.min_words}
-    return partial(run_stages, lambda folder: [C4QualityFilter(**limits).run])
+    rules = C4QualityFilter(
+        min_num_sentences=ours.min_sentences,
+        min_words_per_line=ours.min_words,
+    )
+    return [document.text for document in rules.run(to_documents(texts))]
 
 
-def datatrove_duplicates() -> Step:
+def datatrove_duplicates(texts: Sequence[str]) -> list[str]:
     """MinHash: signatures, buckets, clusters, filter."""
     from datatrove.pipeline.dedup import minhash
+    from datatrove.utils.hashing import HashConfig
 
-    config = minhash.MinhashConfig(hash_config=choose_hash())
-    count = config.num_buckets
-
-    def stages(folder: str) -> list[Any]:
-        signatures, buckets, clusters = (f"{folder}/{name}" for name in ("a", "b", "c"))
-
-        def fill_buckets(_: Any) -> None:
-            for bucket in range(count):
-                stage = minhash.MinhashDedupBuckets(signatures, buckets, config=config)
-                stage.run(None, bucket, count)
-
-        return [
-            minhash.MinhashDedupSignature(signatures, config).run,
-            fill_buckets,
-            lambda _: minhash.MinhashDedupCluster(buckets, clusters, config).run(None, 0, 1),
-            lambda texts: minhash.MinhashDedupFilter(clusters).run(texts),
-        ]
-
-    return partial(run_stages, stages)
+    config = minhash.MinhashConfig(hash_config=HashConfig(hash_fc="sha1"))
+    with tempfile.TemporaryDirectory() as folder:
+        signatures, buckets, clusters = (f"{folder}/{name}" for name in "abc")
+        minhash.MinhashDedupSignature(signatures, config).run(to_documents(texts))
+        for bucket in range(config.num_buckets):
+            stage = minhash.MinhashDedupBuckets(signatures, buckets, config=config)
+            stage.run(None, bucket, config.num_buckets)
+        minhash.MinhashDedupCluster(buckets, clusters, config).run(None, 0, 1)
+        left = minhash.MinhashDedupFilter(clusters).run(to_documents(texts))
+        return [document.text for document in left]
 
 
 def measure_step(
-    name: str, texts: Sequence[str], ours: Step, make: Callable[[], Step], rounds: int
+    name: str, texts: Sequence[str], ours: Step, reference: Step, rounds: int
 ) -> DataRow:
     """Let both do the step in each round, after a warm-up on a few texts."""
-    steps = {"ours": ours}
+    turns = {"ours": partial(ours, texts)}
     absent = ""
     with contextlib.redirect_stderr(io.StringIO()):  # datatrove's bars and log
         ours(texts[:2])
         try:
-            reference = make()
             reference(texts[:2])
-            steps["reference"] = reference
+            turns["reference"] = partial(reference, texts)
         except ImportError as error:
             absent = f"not compared: {str(error).split(' (')[0]}"
-        turns = {key: partial(step, texts) for key, step in steps.items()}
         results = race(turns, rounds, warm_up=0, clock=processor_seconds)
+    # Each one's time, and its share of the bytes.
     size = max(1, count_bytes(texts))
-    cells = {}
-    for key, result in results.items():
+    cells = []
+    for result in results.values():
         left = count_bytes(result.outputs[-1])
-        cells[key] = (result.median, f"{left / size:.0%}")
-    reference = cells.get("reference", (None, ""))
-    return DataRow(name, size / 1e6, *cells["ours"], *reference, absent)
+        cells += [result.median, f"{left / size:.0%}"]
+    if absent:
+        cells += [None, ""]
+    return DataRow(name, size / 1e6, *cells, absent)
 
 
 def add_up(rows: Sequence[DataRow]) -> list[DataRow]:
@@ -248,10 +220,14 @@ def add_up(rows: Sequence[DataRow]) -> list[DataRow]:
     both = [row for row in rows if row.reference is not None]
     if not both:
         return []
-    megabytes = both[0].megabytes  # what comes in is counted once
-    ours = sum(row.ours for row in both)
-    reference = sum(row.reference for row in both)
-    return [DataRow("together", megabytes, ours, reference=reference)]
+    return [
+        DataRow(
+            "together",
+            both[0].megabytes,  # what comes in is counted once
+            sum(row.ours for row in both),
+            reference=sum(row.reference for row in both),
+        )
+    ]
 
 
 def bench_data(
@@ -270,20 +246,19 @@ def bench_data(
     """
     if megabytes <= 0 or rounds < 1:
         raise ConfigError(f"{megabytes} megabytes, {rounds} rounds", "choose more than 0 of each")
-    model = LanguageModel.find(downloads, sources)
-    pages = read_texts(PAGES, megabytes, downloads, sources)
-    prose = read_texts(PROSE, megabytes, downloads, sources)
-    texts = extract_text(pages) + prose
+    # What both get.
+    places = {"downloads": downloads, "sources": sources}
+    model = LanguageModel.find(**places)
+    pages = read_texts(*PAGES, megabytes, **places)
+    texts = extract_text(pages) + read_texts(*PROSE, megabytes, **places)
     # The step's input, ours, and datatrove's.
-    english = partial(keep_english, model)
-    contests = (
-        (pages, extract_text, datatrove_extraction),
-        (texts, english, partial(datatrove_language, model)),
-        (texts, apply_c4_rules, datatrove_quality),
-        (texts, drop_duplicates, datatrove_duplicates),
-    )
-    rows = []
-    for name, contest in zip(STEPS, contests, strict=True):
-        rows.append(measure_step(name, *contest, rounds))
+    language = (partial(keep_english, model), partial(datatrove_language, model))
+    steps = {
+        "extraction": (pages, extract_text, datatrove_extraction),
+        "language": (texts, *language),
+        "quality": (texts, apply_c4_rules, datatrove_quality),
+        "near duplicates": (texts, drop_duplicates, datatrove_duplicates),
+    }
+    rows = [measure_step(name, *step, rounds) for name, step in steps.items()]
     print(table_of(rows + add_up(rows), COLUMNS))
     return rows

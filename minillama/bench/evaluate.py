@@ -5,7 +5,7 @@ to log-likelihoods, tokenizing included.
 """
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -42,27 +42,28 @@ def random_model(folder: Path, questions: Sequence[Question]) -> tuple[Llama, To
     return Llama(config).eval(), tokenizer
 
 
-def score_choices(model: Llama, tokenizer: Tokenizer, questions: Sequence[Question]) -> Scores:
-    """log P of the choices after their question, which is all that the harness works out."""
-    pairs = [request for question in questions for request in question.requests]
-    encoded = [encode(tokenizer, pair) for pair in pairs]
-    return by_question(questions, log_likelihoods(model, encoded))
+Ask = Callable[[list[tuple[str, str]]], list[float]]
+"""From pairs of question and choice to log P of each choice after its question."""
 
 
-def score_by_harness(lm: object, questions: Sequence[Question]) -> Scores:
-    """What a model of the harness answers to the same requests."""
+def ask_minillama(model: Llama, tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> list[float]:
+    """What our own evaluations work out."""
+    return log_likelihoods(model, [encode(tokenizer, pair) for pair in pairs])
+
+
+def ask_harness(lm: object, pairs: list[tuple[str, str]]) -> list[float]:
+    """What a model of the harness answers."""
     from lm_eval.api.instance import Instance
 
-    pairs = [request for question in questions for request in question.requests]
     instances = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
-    answers = lm.loglikelihood(instances, disable_tqdm=True)
-    return by_question(questions, [value for value, _ in answers])
+    return [value for value, _ in lm.loglikelihood(instances, disable_tqdm=True)]
 
 
-def by_question(questions: Sequence[Question], values: Sequence[float]) -> Scores:
-    """Cut one list of values into those of each question's choices."""
-    rest = iter(values)
-    return [list(islice(rest, len(question.requests))) for question in questions]
+def score_choices(ask: Ask, questions: Sequence[Question]) -> Scores:
+    """log P of each question's choices."""
+    pairs = [pair for question in questions for pair in question.requests]
+    values = iter(ask(pairs))
+    return [list(islice(values, len(question.requests))) for question in questions]
 
 
 @dataclass(frozen=True)
@@ -87,17 +88,19 @@ COLUMNS: Columns = {
 
 def summarize(name: str, questions: Sequence[Question], results: dict[str, Result]) -> EvaluateRow:
     """A contestant's row; the first of ``results`` is what the others are compared with."""
-    base = next(iter(results.values()))
-    result = results[name]
-    scores = result.outputs[-1]
-    # The share of right answers, and how far its log-likelihoods are from the first one's.
-    credits = 0.0
+    base, result = next(iter(results.values())), results[name]
+    scores, reference = result.outputs[-1], base.outputs[-1]
+    right = 0.0
     for question, values in zip(questions, scores, strict=True):
-        credits += credit(values, question.answer)
-    gaps = np.abs(np.concatenate(scores) - np.concatenate(base.outputs[-1]))
-    rate = len(questions) / result.median
-    ratio = base.slower_than(result)
-    return EvaluateRow(name, rate, ratio, credits / len(questions), gaps.max())
+        right += credit(values, question.answer)
+    gaps = np.concatenate(scores) - np.concatenate(reference)
+    return EvaluateRow(
+        name,
+        rate=len(questions) / result.median,
+        ratio=base.slower_than(result),
+        accuracy=right / len(questions),
+        furthest=np.abs(gaps).max(),
+    )
 
 
 def bench_evaluate(
@@ -130,13 +133,14 @@ def bench_evaluate(
             pair = random_model(Path(folder), everything)
         exported = huggingface.save(*pair, Path(folder) / "exported")
         reference = HFLM(str(exported), device="cpu", dtype="float32", batch_size=batch_size)
-        contestants = {
-            "harness, Hugging Face": partial(score_by_harness, reference, chosen),
-            "harness, minillama": lambda: score_by_harness(HarnessModel(pair), chosen),
-            "minillama": partial(score_choices, *pair, chosen),
+        asks = {
+            "harness, Hugging Face": partial(ask_harness, reference),
+            "harness, minillama": lambda pairs: ask_harness(HarnessModel(pair), pairs),
+            "minillama": partial(ask_minillama, *pair),
         }
-        results = race(contestants, rounds)
-    rows = [summarize(name, chosen, results) for name in contestants]
+        turns = {name: partial(score_choices, ask, chosen) for name, ask in asks.items()}
+        results = race(turns, rounds)
+    rows = [summarize(name, chosen, results) for name in results]
     size, threads = pair[0].config.num_parameters(), torch.get_num_threads()
     print(f"HellaSwag, {len(chosen)} questions, zero-shot; {size:,} parameters")
     print(f"CPU, float32, {threads} threads; Hugging Face's backend in batches of {batch_size}")

@@ -77,22 +77,20 @@ def write_with(decoder: Decoder, prompts: list[list[int]], tokens: int) -> Timed
     return Timed(seconds / written, ids[0])
 
 
-def build_transformers(model: Llama, prompt: list[int], tokens: int) -> Turn | None:
-    """Hugging Face's ``generate`` with the same weights; None if it is not installed."""
-    try:
-        reference, _ = build_huggingface(model.config)
-    except ImportError:
-        return None
+def build_transformers(model: Llama, prompt: list[int], tokens: int) -> Turn:
+    """Hugging Face's ``generate`` with the same weights."""
+    reference, _ = build_huggingface(model.config)
     reference.load_state_dict(huggingface.to_huggingface(model.state_dict(), model.config))
     reference.eval().generation_config.eos_token_id = None
     ids = torch.tensor([prompt])
+    mask = torch.ones_like(ids)
     settings = {"do_sample": False, "max_new_tokens": tokens, "pad_token_id": 0, "use_cache": True}
 
     def write() -> Timed:
         began = time.perf_counter()
-        out = reference.generate(ids, attention_mask=torch.ones_like(ids), **settings)
+        [out] = reference.generate(ids, attention_mask=mask, **settings)
         seconds = time.perf_counter() - began
-        new = out[0, len(prompt) :].tolist()
+        new = out[len(prompt) :].tolist()
         return Timed(seconds / len(new), new)
 
     return write
@@ -101,7 +99,8 @@ def build_transformers(model: Llama, prompt: list[int], tokens: int) -> Turn | N
 def run_llama2c(binary: Path, file: Path, tokens: int) -> Timed:
     """A built llama2.c, which says its own speed."""
     vocabulary = str(file.with_name("tokenizer.bin"))
-    command = [str(binary.resolve()), str(file), "-t", "0", "-n", str(tokens + 1), "-z", vocabulary]
+    flags = ["-t", "0", "-n", str(tokens + 1), "-z", vocabulary]
+    command = [str(binary.resolve()), str(file), *flags]
     try:
         done = subprocess.run(command, capture_output=True, timeout=600, check=False)
     except OSError as error:
@@ -124,37 +123,34 @@ def measure_generation(
     rows = []
     for name, result in results.items():
         rate = 1 / result.median
-        ratio = base.slower_than(result)
-        share = rate * token_bytes[name] / bandwidth
         # How far its ids are those of the first contestant.
         ids = result.outputs[-1]
         same = [a == b for a, b in zip(ids, reference, strict=False)]
         equal = [*same, False].index(False) if ids else None
-        rows.append(GenerateRow(name, rate, 1 / result.best, ratio, share, equal))
+        row = GenerateRow(
+            name,
+            tokens_per_s=rate,
+            best=1 / result.best,
+            ratio=base.slower_than(result),
+            limit_share=rate * token_bytes[name] / bandwidth,
+            equal=equal,
+        )
+        rows.append(row)
     return rows
 
 
 def make_vocabulary(vocab_size: int) -> Tokenizer:
     """A vocabulary of any size, which llama2.c asks for."""
-    entries = [Piece("<unk>", 0, Kind.UNKNOWN)]
-    for mark in ("<s>", "</s>"):
-        entries.append(Piece(mark, 0, Kind.CONTROL))
-    for byte in range(256):
-        entries.append(Piece(f"<0x{byte:02X}>", 0, Kind.BYTE))
+    entries = [
+        Piece("<unk>", 0, Kind.UNKNOWN),
+        Piece("<s>", 0, Kind.CONTROL),
+        Piece("</s>", 0, Kind.CONTROL),
+    ]
+    entries += [Piece(f"<0x{byte:02X}>", 0, Kind.BYTE) for byte in range(256)]
     entries.append(Piece(SPACE, 0, Kind.NORMAL))
     for i in range(vocab_size - len(entries)):
         entries.append(Piece(f"{SPACE}w{i}", -i, Kind.NORMAL))
     return tokenizer_of(entries, "the benchmark's vocabulary")
-
-
-def load_or_make(source: Path | None) -> tuple[Llama, Tokenizer]:
-    """The model of a path; or one of random weights."""
-    if source:
-        return formats.load(source) or load_model(source)
-    torch.manual_seed(0)
-    model = Llama(CONFIG)
-    torch.nn.init.normal_(model.output.weight)  # apart enough that rounding decides nothing
-    return model, make_vocabulary(CONFIG.vocab_size)
 
 
 def bench_generate(
@@ -175,14 +171,16 @@ def bench_generate(
     keep_freed_memory()
     if tokens < 1 or rounds < 1:
         raise ConfigError(f"{tokens} tokens, {rounds} rounds", "choose 1 or more of each")
-    model, tokenizer = load_or_make(source)
+    if source:
+        model, tokenizer = formats.load(source) or load_model(source)
+    else:
+        torch.manual_seed(0)
+        model, tokenizer = Llama(CONFIG), make_vocabulary(CONFIG.vocab_size)
+        torch.nn.init.normal_(model.output.weight)  # apart enough that rounding decides nothing
     config = model.config
-    most = config.max_seq_len - 1
-    if tokens > most:
-        raise DataError(
-            f"{tokens} tokens do not fit the context of {config.max_seq_len}",
-            f"choose --tokens {most} or fewer",
-        )
+    if tokens >= config.max_seq_len:
+        what = f"{tokens} tokens do not fit the context of {config.max_seq_len}"
+        raise DataError(what, f"choose --tokens {config.max_seq_len - 1} or fewer")
     # Prompts of two pieces, the second differing from sequence to sequence.
     prompts = [[1, i % config.vocab_size] for i in range(5, 5 + BATCH)]
     decoder = Decoder(model)
@@ -191,10 +189,9 @@ def bench_generate(
         TOGETHER: partial(write_with, decoder, prompts, tokens),
         EIGHT: partial(write_with, quantized(model), prompts[:1], tokens),
     }
-    reference = build_transformers(model, prompts[0], tokens)
-    if reference:
-        contestants["transformers"] = reference
-    else:
+    try:
+        contestants["transformers"] = build_transformers(model, prompts[0], tokens)
+    except ImportError:
         print("transformers is not installed: left out")
     # Bytes that each reads for a token.
     one = step_bytes(config)

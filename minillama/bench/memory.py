@@ -5,6 +5,7 @@ forward and a backward; *saved* are the bytes that wait between the two, the out
 *peak* is the most that a step has allocated at one time. Neither counts inputs and weights.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from minillama.bench.peak import allocated
-from minillama.bench.race import Columns, bench_origin, choose_clock, race, table_of
+from minillama.bench.race import Columns, bench_origin, race, table_of
 from minillama.config import ModelConfig
 from minillama.efficient import blockwise_attention, differentiate_by_hand, full_attention
 from minillama.efficient.recompute import recompute_blocks
@@ -72,23 +73,31 @@ def measure_memory(
     size: int, forwards: Forwards, leaves: Sequence[Tensor], steps: int
 ) -> list[MemoryRow]:
     """Measure forwards of the same output shape, with the gradients of ``leaves``."""
-    names = list(forwards)
-    gradient = torch.randn_like(forwards[names[0]]())
+    first = next(iter(forwards))
+    gradient = torch.randn_like(forwards[first]())
 
-    def step(name: str) -> None:
-        forwards[name]().backward(gradient)
+    def step(forward: Callable[[], Tensor]) -> None:
+        forward().backward(gradient)
         for tensor in leaves:
             tensor.grad = None
 
-    turns = {name: partial(step, name) for name in names}
-    saved = {name: allocated(forwards[name]).held for name in names}
-    peaks = {name: allocated(turns[name]).peak for name in names}
-    results = race(turns, steps, warm_up=2, clock=choose_clock())
+    turns = {name: partial(step, forward) for name, forward in forwards.items()}
+    saved = {name: allocated(forward).held for name, forward in forwards.items()}
+    peaks = {name: allocated(turn).peak for name, turn in turns.items()}
+    # The processor's time where there is one thread; of several it would be the sum.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    results = race(turns, steps, warm_up=2, clock=clock)
     rows = []
     for name, result in results.items():
-        fewer = saved[names[0]] / saved[name]
-        slower = result.slower_than(results[names[0]])
-        row = MemoryRow(size, name, saved[name], fewer, peaks[name], result.median, slower)
+        row = MemoryRow(
+            size,
+            name,
+            saved[name],
+            fewer=saved[first] / saved[name],
+            peak=peaks[name],
+            seconds=result.median,
+            slower=result.slower_than(results[first]),
+        )
         rows.append(row)
     return rows
 
@@ -96,15 +105,6 @@ def measure_memory(
 def naive_peak(heads: int, head_dim: int, seq_len: int) -> int:
     """Bytes at the highest moment with the full table: three tables, the mask, two outputs."""
     return (12 * heads + 1) * seq_len**2 + 8 * heads * seq_len * head_dim
-
-
-def attention_forwards(inputs: Sequence[Tensor], limit: float) -> Forwards:
-    """The attentions of Q, K and V that stay below ``limit`` bytes."""
-    _, heads, seq_len, head_dim = inputs[0].shape
-    names = list(ATTENTIONS)
-    if naive_peak(heads, head_dim, seq_len) > limit:
-        names.remove(FULL_TABLE)
-    return {name: partial(ATTENTIONS[name], *inputs) for name in names}
 
 
 def build_blocks(config: ModelConfig) -> dict[str, nn.Module]:
@@ -146,7 +146,9 @@ def bench_attention(
     for seq_len in lengths:
         torch.manual_seed(seq_len)
         inputs = [tensor.requires_grad_() for tensor in torch.randn(3, 1, heads, seq_len, head_dim)]
-        forwards = attention_forwards(inputs, limit_gb * 1e9)
+        forwards = {name: partial(attend, *inputs) for name, attend in ATTENTIONS.items()}
+        if naive_peak(heads, head_dim, seq_len) > limit_gb * 1e9:
+            del forwards[FULL_TABLE]
         rows += measure_memory(seq_len, forwards, inputs, steps)
     settings = {"lengths": lengths, "heads": heads, "head_dim": head_dim, "steps": steps}
     report_memory("attention", rows, settings | {"limit_gb": limit_gb}, out)
@@ -189,7 +191,8 @@ def bench_block(
 def report_memory(verb: str, rows: Sequence[MemoryRow], settings: dict, out: Path | None) -> None:
     """Print the table, and write the figure into ``out``."""
     named = ", ".join(f"{name} {value}" for name, value in settings.items())
-    print(f"CPU, float32, {torch.get_num_threads()} threads, {named}")
+    threads = torch.get_num_threads()
+    print(f"CPU, float32, {threads} threads, {named}")
     print(table_of(rows, COLUMNS))
     if out is None:
         return
@@ -198,7 +201,8 @@ def report_memory(verb: str, rows: Sequence[MemoryRow], settings: dict, out: Pat
     for row in rows:
         values = asdict(row)
         records.append({x: values.pop("size")} | values)
-    figure = draw_memory_figure(records, x)
     origin = bench_origin(verb, settings | {"out": out})
-    for path in save_figure(figure, records, out / f"{verb}_memory", origin):
+    figure = draw_memory_figure(records, x)
+    paths = save_figure(figure, records, out / f"{verb}_memory", origin)
+    for path in paths:
         print(f"wrote {path}")

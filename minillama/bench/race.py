@@ -14,8 +14,6 @@ import torch
 from minillama.figures.provenance import provenance
 from minillama.tables import text_table
 
-Contestants = dict[str, Callable[[], Any]]
-
 
 @dataclass(frozen=True)
 class Timed:
@@ -50,13 +48,8 @@ class Result:
         return statistics.median(own / reference for own, reference in pairs)
 
 
-def choose_clock() -> Callable[[], float]:
-    """The processor's time where there is one thread; of several it would be the sum."""
-    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-
-
 def race(
-    contestants: Contestants,
+    contestants: dict[str, Callable[[], Any]],
     rounds: int,
     warm_up: int = 1,
     clock: Callable[[], float] = time.perf_counter,
@@ -89,9 +82,7 @@ Columns = dict[str, Callable[[Any], Any]]
 
 def table_of(rows: Sequence[Any], columns: Columns) -> str:
     """Lay out the rows of a benchmark."""
-    lines = []
-    for row in rows:
-        lines.append([cell(row) for cell in columns.values()])
+    lines = [[cell(row) for cell in columns.values()] for row in rows]
     return text_table(list(columns), lines)
 
 
@@ -99,8 +90,11 @@ def bench_origin(verb: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Provenance of a benchmark with these flags; a tuple is several values, None is not set."""
     command = ["minillama", "bench", verb]
     for name, value in settings.items():
-        if value is not None:
-            values = value if isinstance(value, tuple) else (value,)
-            command += [f"--{name.replace('_', '-')}", *map(str, values)]
-    shown = {name: value for name, value in settings.items() if name != "out"}
-    return provenance(command) | {"settings": shown | {"threads": torch.get_num_threads()}}
+        if value is None:
+            continue
+        command.append(f"--{name.replace('_', '-')}")
+        values = value if isinstance(value, tuple) else (value,)
+        command += map(str, values)
+    shown = settings | {"threads": torch.get_num_threads()}
+    shown.pop("out", None)
+    return provenance(command) | {"settings": shown}

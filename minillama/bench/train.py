@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from minillama.analysis.inference_budget import measure_machine
 from minillama.bench.peak import allocated
-from minillama.bench.race import Columns, Result, bench_origin, race, table_of
+from minillama.bench.race import Columns, bench_origin, race, table_of
 from minillama.config import ModelConfig
 from minillama.efficient import differentiate_by_hand
 from minillama.efficient.recompute import recompute_blocks
@@ -108,11 +108,12 @@ class Trainee:
 
     def peak_memory(self) -> int:
         """The most bytes that one update takes, its weights and moments among them."""
-        state = list(self.model.parameters())
+        at_rest = sum(weight.nbytes for weight in self.model.parameters())
         for moments in self.optimizer.state.values():
-            state += moments.values()
-        at_rest = sum(tensor.nbytes for tensor in state)
-        return at_rest + allocated(self.step, self.inputs.device).peak
+            for moment in moments.values():
+                at_rest += moment.nbytes
+        step = allocated(self.step, self.inputs.device)
+        return at_rest + step.peak
 
 
 @dataclass(frozen=True)
@@ -139,22 +140,6 @@ COLUMNS: Columns = {
 }
 
 
-def train_in_turn(
-    models: dict[str, ModelAndLoss], config: ModelConfig, setting: Setting, steps: int
-) -> tuple[dict[str, Trainee], dict[str, Result]]:
-    """Train the models of one shape, and return them and their times."""
-    shape = (setting.micro_batch, config.max_seq_len + 1)
-    batch = torch.randint(config.vocab_size, shape, device=setting.device)
-    trainees = {}
-    for name, pair in models.items():
-        trainees[name] = Trainee(pair, batch, setting)
-    turns = {name: trainee.step for name, trainee in trainees.items()}
-    results = race(turns, steps, WARM_UP)
-    for name, result in results.items():
-        assert result.outputs[-1] < result.outputs[0], f"{name} did not learn"
-    return trainees, results
-
-
 def measure_training(
     size: str,
     config: ModelConfig,
@@ -169,13 +154,19 @@ def measure_training(
     models = {name: build_minillama(config, name) for name in kept}
     if beside:
         models[HUGGING_FACE] = build_huggingface(config)
-    trainees, results = train_in_turn(models, config, setting, steps)
+    # Steps in turn, on one batch.
+    shape = (setting.micro_batch, config.max_seq_len + 1)
+    batch = torch.randint(config.vocab_size, shape, device=setting.device)
+    trainees = {name: Trainee(pair, batch, setting) for name, pair in models.items()}
+    turns = {name: trainee.step for name, trainee in trainees.items()}
+    results = race(turns, steps, WARM_UP)
     # The figures of each.
     *_, base = results.values()
     tokens = setting.micro_batch * config.max_seq_len
     flops = flops_per_token(config, config.max_seq_len, embedding=False)
     rows = []
     for name, result in results.items():
+        assert result.outputs[-1] < result.outputs[0], f"{name} did not learn"
         rate = tokens / result.median
         row = TrainRow(
             size,
@@ -236,8 +227,7 @@ def bench_train(
     setting = Setting(batch, "cpu", bfloat16=False, compile=compile)
     peak = measure_machine().peak
     rows = []
-    for width in widths:
-        size = str(width)
+    for size in map(str, widths):
         rows += measure_training(size, SIZES[size], ("none",), setting, steps, peak)
     print_training(rows, setting, peak)
     return rows

@@ -23,7 +23,6 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 from minillama.errors import ConfigError
@@ -86,20 +85,13 @@ def run_programs(
     return outcomes
 
 
-@cache
-def defenses() -> dict[str, bool]:
-    """Which defenses hold on this system, by name.
+def _run(parts: Sequence[str], limits: Limits) -> tuple[Outcome, dict[str, bool]]:
+    """What became of a program, and which defenses held.
 
     ``limits`` (CPU time, memory, files) and ``seccomp`` (no files, processes, sockets, signals) are
     the least that is asked for; ``network`` (an empty network of its own) and ``nobody`` (not root)
     are a second lock on the same doors, where the system permits it.
     """
-    _, active = _run([""], DEFAULT)
-    return {name: active.get(name, False) for name in ("limits", "seccomp", "network", "nobody")}
-
-
-def _run(parts: Sequence[str], limits: Limits) -> tuple[Outcome, dict[str, bool]]:
-    """What became of a program, and which defenses held."""
     if sys.platform != "linux":
         return Outcome(False, "no sandbox"), {}
     token = secrets.token_hex(16)

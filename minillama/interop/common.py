@@ -125,7 +125,8 @@ def whole_folder(folder: Path, weights: str, files: Collection[str], last: str) 
         CheckpointError: the folder holds weights of another checkpoint, which would be mixed in,
             or it cannot be written.
     """
-    others = {file for file in folder.glob(f"*{weights}") if file.name not in files}
+    there = folder.glob(f"*{weights}")
+    others = [file for file in there if file.name not in files]
     if others:
         raise CheckpointError(f"{min(others)} is of another checkpoint", "name another folder")
     new = folder / f".{uuid.uuid4().hex[:8]}.new" if folder.exists() else folder

@@ -27,9 +27,11 @@ def load(source: Path, max_seq_len: int = 2048) -> tuple[Llama, Tokenizer] | Non
     if (source / "config.json").exists():
         return huggingface.load(source)
     for file in (source, source / "model.gguf", source / "model.bin"):
-        if file.is_file() and file.suffix == ".gguf":
+        if not file.is_file():
+            continue
+        if file.suffix == ".gguf":
             return gguf.load(file)
-        if file.is_file() and file.suffix == ".bin":
+        if file.suffix == ".bin":
             return llama2c.load(file)
     return None
 
@@ -59,6 +61,7 @@ def save(
             folder cannot be written, or is a run's or another format's.
         ConfigError: the format or the dtype is unknown, or cannot hold the model.
     """
+    # What was asked for.
     check_format(to)
     if to != "meta" and shards != 1:
         raise ConfigError(f"{shards} shards for {to}", "leave --shards out: only meta has them")
@@ -71,7 +74,12 @@ def save(
         for weight in model.parameters():  # not the rotary table, which stays float32
             weight.data = weight.data.to(DTYPES[dtype])
     check_weights(model)
-    _refuse_other_models(folder, to)
+    # Whoever loads a folder with files of two formats would take one model for the other.
+    other = {"huggingface": "params.json", "meta": "config.json"}.get(to, "checkpoints")
+    for name in ("checkpoints", other):
+        if (folder / name).exists():
+            raise CheckpointError(f"{folder} holds another model ({name})", "name another folder")
+    # The files.
     if to == "meta":
         return meta.save(model, tokenizer, folder, shards)
     if to == "huggingface":
@@ -80,14 +88,6 @@ def save(
     if to == "gguf":
         return gguf.save(model, tokenizer, folder / "model.gguf")
     return llama2c.save(model, tokenizer, folder / "model.bin")
-
-
-def _refuse_other_models(folder: Path, to: str) -> None:
-    """Whoever loads a folder with files of two formats would take one model for the other."""
-    other = {"huggingface": "params.json", "meta": "config.json"}.get(to, "checkpoints")
-    for name in ("checkpoints", other):
-        if (folder / name).exists():
-            raise CheckpointError(f"{folder} holds another model ({name})", "name another folder")
 
 
 def check_format(name: str) -> None:

@@ -84,8 +84,33 @@ def save(
     ]
     with explained_write(path), atomic_path(path) as tmp:
         writer = gguf.GGUFWriter(tmp, "llama")
-        _add_settings(writer, config, FILE_TYPES[TYPES[dtype]])
-        _add_vocabulary(writer, tokenizer)
+        # Settings.
+        writer.add_file_type(FILE_TYPES[TYPES[dtype]])
+        writer.add_vocab_size(config.vocab_size)
+        writer.add_context_length(config.max_seq_len)
+        writer.add_embedding_length(config.dim)
+        writer.add_block_count(config.n_layers)
+        writer.add_feed_forward_length(config.hidden_dim)
+        writer.add_head_count(config.n_heads)
+        writer.add_head_count_kv(config.n_heads)
+        writer.add_rope_dimension_count(config.head_dim)
+        writer.add_rope_freq_base(config.rope_base)
+        writer.add_layer_norm_rms_eps(config.norm_eps)
+        writer.add_uint32("minillama.multiple_of", config.multiple_of)  # others pass it over
+        # The vocabulary.
+        texts, scores, kinds = zip(*read_pieces(tokenizer), strict=True)
+        writer.add_tokenizer_model("llama")
+        writer.add_tokenizer_pre("default")
+        writer.add_token_list(texts)
+        writer.add_token_scores(scores)
+        writer.add_token_types(kinds)
+        writer.add_unk_token_id(Tokenizer.unk_id)
+        writer.add_bos_token_id(Tokenizer.bos_id)
+        writer.add_eos_token_id(Tokenizer.eos_id)
+        writer.add_add_bos_token(True)
+        writer.add_add_eos_token(False)
+        writer.add_add_space_prefix(True)
+        # The weights: first what they are, then, one at a time, their numbers.
         for name, weight, kind in weights:
             size = weight.numel() * kind.itemsize
             form = np.dtype(np.float32)  # of what it describes; the raw type says what is written
@@ -94,43 +119,10 @@ def save(
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
         for _, weight, kind in weights:
-            writer.write_tensor_data(_bytes(weight.cpu().to(kind)))
+            numbers = weight.cpu().to(kind).contiguous().flatten()
+            writer.write_tensor_data(numbers.view(torch.uint8).numpy())
         writer.close()
     return path
-
-
-def _bytes(weight: Tensor) -> np.ndarray:
-    return weight.contiguous().flatten().view(torch.uint8).numpy()
-
-
-def _add_settings(writer: gguf.GGUFWriter, config: ModelConfig, file_type: int) -> None:
-    writer.add_file_type(file_type)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_context_length(config.max_seq_len)
-    writer.add_embedding_length(config.dim)
-    writer.add_block_count(config.n_layers)
-    writer.add_feed_forward_length(config.hidden_dim)
-    writer.add_head_count(config.n_heads)
-    writer.add_head_count_kv(config.n_heads)
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_rope_freq_base(config.rope_base)
-    writer.add_layer_norm_rms_eps(config.norm_eps)
-    writer.add_uint32("minillama.multiple_of", config.multiple_of)  # others pass it over
-
-
-def _add_vocabulary(writer: gguf.GGUFWriter, tokenizer: Tokenizer) -> None:
-    texts, scores, kinds = zip(*read_pieces(tokenizer), strict=True)
-    writer.add_tokenizer_model("llama")
-    writer.add_tokenizer_pre("default")
-    writer.add_token_list(texts)
-    writer.add_token_scores(scores)
-    writer.add_token_types(kinds)
-    writer.add_unk_token_id(Tokenizer.unk_id)
-    writer.add_bos_token_id(Tokenizer.bos_id)
-    writer.add_eos_token_id(Tokenizer.eos_id)
-    writer.add_add_bos_token(True)
-    writer.add_add_eos_token(False)
-    writer.add_add_space_prefix(True)
 
 
 def load(path: str | Path) -> tuple[Llama, Tokenizer]:
@@ -155,8 +147,10 @@ def load(path: str | Path) -> tuple[Llama, Tokenizer]:
             raise ConfigError(what, "take a file of F32, F16 or BF16")
     shapes, names = model_shapes(config), gguf_names(config.n_layers)
     headers = {name: _header(tensor) for name, tensor in tensors.items()}
-    check_tensors(headers, {names[meta]: shape for meta, shape in shapes.items()}, path)
+    expected = {names[meta]: shape for meta, shape in shapes.items()}
+    check_tensors(headers, expected, path)
 
+    # The weights, all in the type of the matrices.
     dtype = headers[names["output.weight"]].dtype
     state = {}
     for meta, shape in shapes.items():
@@ -200,6 +194,7 @@ def _open_gguf(path: Path) -> tuple[Mapping[str, Any], dict[str, gguf.ReaderTens
 def _read_config(fields: Mapping[str, Any], path: Path) -> ModelConfig:
     _expect(fields, "general.architecture", "llama", path)
     _expect(fields, "llama.rope.scaling.type", "none", path, default="none")
+    # Under Hugging Face's names, so that the same rules hold.
     settings: dict[str, Any] = {}
     for key, name in SETTINGS.items():
         value = fields.get(f"llama.{name}")

@@ -76,32 +76,11 @@ def is_rotated(name: str) -> bool:
 
 def to_huggingface(state: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
     """Return a ``Llama`` state dict as ``LlamaForCausalLM`` names it and lays it out."""
-    return {
-        other: pairs_to_halves(state[meta], config.n_heads) if is_rotated(meta) else state[meta]
-        for meta, other in tensor_names(config.n_layers).items()
-    }
-
-
-def from_huggingface(state: dict[str, Tensor], config: ModelConfig) -> dict[str, Tensor]:
-    """Return the state dict of a ``Llama``: the inverse of ``to_huggingface``.
-
-    Raises:
-        CheckpointError: a tensor is missing, unknown, or of another shape.
-    """
-    check_huggingface_tensors(state, config)
-    return {
-        meta: halves_to_pairs(state[other], config.n_heads) if is_rotated(meta) else state[other]
-        for meta, other in tensor_names(config.n_layers).items()
-    }
-
-
-def check_huggingface_tensors(state: dict[str, Tensor], config: ModelConfig) -> None:
-    """Raise ``CheckpointError`` unless the tensors, by Hugging Face's names, are the model's."""
-    # Old files also hold the rotary frequencies, which follow from the configuration.
-    found = {name: w for name, w in state.items() if not name.endswith("rotary_emb.inv_freq")}
-    shapes = model_shapes(config)
-    expected = {other: shapes[meta] for meta, other in tensor_names(config.n_layers).items()}
-    check_tensors(found, expected, "the checkpoint")
+    result = {}
+    for meta, other in tensor_names(config.n_layers).items():
+        weight = state[meta]
+        result[other] = pairs_to_halves(weight, config.n_heads) if is_rotated(meta) else weight
+    return result
 
 
 def save(
@@ -166,21 +145,26 @@ def load(folder: str | Path) -> tuple[Llama, Tokenizer]:
         ConfigError: the model is not one of the paper's architecture.
     """
     folder = Path(folder)
-    given = read_object(folder / "config.json")
-    config = config_from_huggingface(given, str(folder / "config.json"))
+    path = folder / "config.json"
+    config = config_from_huggingface(read_object(path), str(path))
     tokenizer = read_tokenizer(folder / "tokenizer.model")
     check_llama_vocabulary(tokenizer, config, folder)
 
     # Look at names, shapes and types before any memory is taken.
     files = shards.find_tensors(folder)
-    headers = {name: shards.read_tensor(path, name).to("meta") for name, path in files.items()}
-    check_huggingface_tensors(headers, config)
+    headers = {}
+    for name, path in files.items():
+        if not name.endswith("rotary_emb.inv_freq"):  # old files hold them; they follow from config
+            headers[name] = shards.read_tensor(path, name).to("meta")
+    names, shapes = tensor_names(config.n_layers), model_shapes(config)
+    expected = {other: shapes[meta] for meta, other in names.items()}
+    check_tensors(headers, expected, "the checkpoint")
 
+    # The weights, each copied from the pages of its file.
     state = {}
-    for meta, other in tensor_names(config.n_layers).items():
-        on_file = shards.read_tensor(files[other], other)
+    for meta, other in names.items():
+        weight = shards.read_tensor(files[other], other)
         if is_rotated(meta):
-            state[meta] = halves_to_pairs(on_file, config.n_heads).contiguous()
-        if meta not in state or state[meta].data_ptr() == on_file.data_ptr():
-            state[meta] = on_file.clone()
+            weight = halves_to_pairs(weight, config.n_heads)
+        state[meta] = weight.clone(memory_format=torch.contiguous_format)
     return assemble_model(config, state), tokenizer

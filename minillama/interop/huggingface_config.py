@@ -117,7 +117,8 @@ def _rope_from_huggingface(given: dict[str, Any]) -> dict[str, Any]:
     if kind == "default":
         return {"rope_theta": theta}
     context = operator.index(given[FIELDS["max_seq_len"]])
-    values = {"kind": kind, "factor": float(rope["factor"])}
+    values = {"kind": kind}
+    values["factor"] = float(rope["factor"])
     if kind == "yarn":
         values["original_max_seq_len"] = context
         for field, other in YARN.items():
@@ -133,8 +134,10 @@ def _reject_other_architectures(given: dict[str, Any], source: str) -> None:
     """Raise ``ConfigError`` that names the first setting in which the model is not LLaMA's."""
     heads = given.get("num_attention_heads")
     rope, kind = _rope_settings(given)
+    # Each setting: as it is, and as it is in the paper's models.
     found = {key: (given.get(key, value), value) for key, value in SHARED.items()}
-    found["num_key_value_heads"] = (given.get("num_key_value_heads") or heads, heads)
+    kv_heads = given.get("num_key_value_heads") or heads
+    found["num_key_value_heads"] = (kv_heads, heads)
     for key, value in ROPE.items():
         found[key] = (rope.get(key, value), value)
     if kind not in ROPE_TYPES:

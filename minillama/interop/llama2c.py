@@ -8,7 +8,6 @@ here. The format has no field for two settings: llama2.c turns by angles of base
 import os
 import re
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,44 +60,32 @@ def save(model: Llama, tokenizer: Tokenizer, path: str | Path) -> Path:
             f"rope_theta = {config.rope_base:g}, but llama2.c knows only 10000",
             "save the model in another format",
         )
-    vocabulary_path = path.with_name("tokenizer.bin")
+    # The weights; after the layers cosines and sines, each (max_seq_len, head_dim / 2).
+    state = model.state_dict()
+    tensors = [state[name] for name in _names_in_order(config.n_layers)]
+    tensors += model.rotary.unbind(-1)
+    vocab_size = config.vocab_size
+    if not torch.equal(state["tok_embeddings.weight"], state["output.weight"]):
+        tensors.append(state["output.weight"])
+        vocab_size = -vocab_size
+    sizes = (config.dim, config.hidden_dim, config.n_layers, config.n_heads, config.n_heads)
     with (
         explained_write(path),
-        atomic_path(vocabulary_path) as vocabulary_tmp,
+        atomic_path(path.with_name("tokenizer.bin")) as vocabulary_tmp,
         atomic_path(path) as tmp,
     ):
         vocabulary_tmp.write_bytes(vocabulary_bytes(tokenizer))
         with open(tmp, "wb") as file:
-            file.write(_header(model))
-            for tensor in _tensors(model):
+            file.write(HEADER.pack(*sizes, vocab_size, config.max_seq_len))
+            for tensor in tensors:
                 file.write(tensor.detach().cpu().float().contiguous().numpy().astype("<f4"))
     return path
-
-
-def _is_tied(model: Llama) -> bool:
-    return torch.equal(model.tok_embeddings.weight, model.output.weight)
-
-
-def _header(model: Llama) -> bytes:
-    config = model.config
-    vocab_size = config.vocab_size if _is_tied(model) else -config.vocab_size
-    heads = (config.n_heads, config.n_heads)
-    sizes = (config.dim, config.hidden_dim, config.n_layers)
-    return HEADER.pack(*sizes, *heads, vocab_size, config.max_seq_len)
 
 
 def _names_in_order(n_layers: int) -> list[str]:
     """Meta's names in the order of the file, without the output matrix, which comes after all."""
     layers = [f"layers.{i}.{kind}.weight" for kind in KINDS for i in range(n_layers)]
     return ["tok_embeddings.weight", *layers, "norm.weight"]
-
-
-def _tensors(model: Llama) -> Iterator[Tensor]:
-    state = model.state_dict()
-    yield from (state[name] for name in _names_in_order(model.config.n_layers))
-    yield from model.rotary.unbind(-1)  # cosines, then sines, each (max_seq_len, head_dim / 2)
-    if not _is_tied(model):
-        yield state["output.weight"]
 
 
 def vocabulary_bytes(tokenizer: Tokenizer) -> bytes:
@@ -178,7 +165,9 @@ def _piece(number: int, text: str, score: float) -> Piece:
     """An entry of the file as SentencePiece has it."""
     if number in MARKS:
         return Piece(text.strip(), score, Kind.CONTROL)
-    kind = Kind.BYTE if re.fullmatch("<0x[0-9A-F]{2}>", text) else Kind.NORMAL
+    kind = Kind.NORMAL
     if number == Tokenizer.unk_id:
         kind = Kind.UNKNOWN
+    elif re.fullmatch("<0x[0-9A-F]{2}>", text):
+        kind = Kind.BYTE
     return Piece(text.replace(" ", SPACE), score, kind)

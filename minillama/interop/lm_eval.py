@@ -104,12 +104,14 @@ class HarnessModel(TemplateLM):
         self, requests: list[TokenRequest], disable_tqdm: bool = False, **others: object
     ) -> list[tuple[float, bool]]:
         """log P of each continuation in nats, and whether greedy decoding would write it."""
-        encoded = []
+        encoded, sizes = [], []
         for _, context, continuation in requests:
             encoded.append((context + continuation, len(context)))
-        self._warn_of_cuts([len(ids) - 1 for ids, _ in encoded], self.max_length)
+            sizes.append(len(context) + len(continuation) - 1)
+        self._warn_of_cuts(sizes, self.max_length)
         answers = self._score(encoded, disable_tqdm)
-        for (strings, *_), answer in zip(requests, answers, strict=True):
+        for request, answer in zip(requests, answers, strict=True):
+            strings = request[0]
             self.cache_hook.add_partial("loglikelihood", strings, answer)
         return answers
 
@@ -136,6 +138,7 @@ class HarnessModel(TemplateLM):
             group_by="gen_kwargs",
             group_fn=lambda args: args[1],
         )
+        # Batches of the same settings, the longest first.
         texts = []
         with tqdm(total=len(requests), desc="texts", disable=disable_tqdm) as bar:
             for seed, batch in enumerate(collator.get_batched(n=BATCH_SIZE)):

@@ -10,7 +10,6 @@ builds tensors and nothing else, and through a memory map, so that no shard is e
 
 import operator
 import pickle
-import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,8 +60,10 @@ def shard_shapes(shapes: dict[str, torch.Size], shards: int) -> dict[str, torch.
     """Return the shape of one shard's slice of every weight."""
     cut = {}
     for name, shape in shapes.items():
-        axis = cut_axis(name)
-        cut[name] = torch.Size(n // shards if i == axis else n for i, n in enumerate(shape))
+        sizes, axis = list(shape), cut_axis(name)
+        if axis is not None:
+            sizes[axis] //= shards
+        cut[name] = torch.Size(sizes)
     return cut
 
 
@@ -98,7 +99,8 @@ def _check_divisible(config: ModelConfig, shards: int) -> None:
         raise ConfigError(f"{shards} shards", f"Meta's format has {', '.join(map(str, SHARDS))}")
     for field in ("n_heads", "hidden_dim", "vocab_size"):  # heads divide dim
         value = getattr(config, field)
-        if value % shards:
+        fits = value % shards == 0
+        if not fits:
             what = f"{field} = {value} cannot be cut into {shards} shards"
             raise ConfigError(what, "choose fewer")
 
@@ -132,28 +134,28 @@ def load(folder: str | Path, max_seq_len: int = 2048) -> tuple[Llama, Tokenizer]
         ConfigError: the model is not one of the paper's architecture.
     """
     folder = Path(folder)
-    given = read_object(folder / "params.json")
     own, shared = folder / "tokenizer.model", folder.parent / "tokenizer.model"
     tokenizer = read_tokenizer(own if own.exists() else shared)
-    config = _read_config(given, tokenizer, max_seq_len, folder / "params.json")
+    config = _read_config(folder / "params.json", tokenizer, max_seq_len)
     check_llama_vocabulary(tokenizer, config, folder)
     files = _find_shards(folder)
     _check_divisible(config, len(files))
-    return assemble_model(config, _join_shards(files, config)), tokenizer
+    state = _join_shards(files, config)
+    return assemble_model(config, state), tokenizer
 
 
-def _read_config(
-    given: dict[str, Any], tokenizer: Tokenizer, max_seq_len: int, source: Path
-) -> ModelConfig:
+def _read_config(source: Path, tokenizer: Tokenizer, max_seq_len: int) -> ModelConfig:
+    given = read_object(source)
     try:
         settings = {field: operator.index(given[field]) for field in SIZES}
-        vocab_size = operator.index(given.get("vocab_size", -1))
-        norm_eps = float(given["norm_eps"])
-        rope_theta = float(given.get("rope_theta", ModelConfig.rope_theta))
+        settings["vocab_size"] = operator.index(given.get("vocab_size", -1))
+        settings["norm_eps"] = float(given["norm_eps"])
+        settings["rope_theta"] = float(given.get("rope_theta", ModelConfig.rope_theta))
     except KeyError as error:
         raise CheckpointError(f"{source} lacks {error}", FETCH_AGAIN) from None
     except (TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{source} is malformed ({error})", FETCH_AGAIN) from None
+    # What later models of Meta's have, and the paper's have not.
     plain = {"n_kv_heads": settings["n_heads"], "ffn_dim_multiplier": 1, "use_scaled_rope": False}
     for key, value in plain.items():
         if given.get(key) not in (None, value):
@@ -161,61 +163,43 @@ def _read_config(
                 f"{source}: {key} = {given[key]!r} instead of {value!r}",
                 "only models of the paper's architecture can be loaded",
             )
-    config = ModelConfig(
-        **settings,
-        vocab_size=tokenizer.vocab_size if vocab_size == -1 else vocab_size,
-        norm_eps=norm_eps,
-        rope_theta=rope_theta,
-        max_seq_len=max_seq_len,
-    )
-    return check_size(config, source)
+    if settings["vocab_size"] == -1:
+        settings["vocab_size"] = tokenizer.vocab_size
+    return check_size(ModelConfig(**settings, max_seq_len=max_seq_len), source)
 
 
 def _find_shards(folder: Path) -> list[Path]:
     """The files of all ranks, in order."""
-    found = {file.name for file in folder.glob("consolidated.*.pth")}
-    matches = [re.fullmatch(r"consolidated\.(\d\d)\.pth", name) for name in found]
-    count = max((int(match[1]) for match in matches if match), default=0) + 1
-    names = [f"consolidated.{rank:02}.pth" for rank in range(count)]
-    if missing := sorted(set(names) - found):
-        raise CheckpointError(f"{folder / missing[0]} does not exist", FETCH_AGAIN)
-    if count not in SHARDS:
-        raise CheckpointError(f"{folder} holds {count} shards, not 1, 2, 4 or 8", FETCH_AGAIN)
-    return [folder / name for name in names]
+    count = max(1, len(list(folder.glob("consolidated.*.pth"))))
+    files = [folder / f"consolidated.{rank:02}.pth" for rank in range(count)]
+    for file in files:
+        if not file.exists():
+            raise CheckpointError(f"{file} does not exist", FETCH_AGAIN)
+    return files
 
 
 def _join_shards(files: list[Path], config: ModelConfig) -> dict[str, Tensor]:
     """All weights, put together shard by shard and tensor by tensor."""
     shapes = model_shapes(config)
     dtypes = {name: tensor.dtype for name, tensor in _open_shard(files[0]).items()}
-    for file in files:  # before any memory is taken
-        _check_shard(file, shapes, dtypes, len(files))
+    # Names, shapes and types of all shards, before any memory is taken.
+    for file in files:
+        found = _open_shard(file)
+        check_tensors(found, shard_shapes(shapes, len(files)), file)
+        for name, tensor in found.items():
+            if tensor.dtype != dtypes[name]:
+                what = f"{file}: '{name}' is {tensor.dtype}, but {dtypes[name]} in the first shard"
+                raise CheckpointError(what, FETCH_AGAIN)
+    # Each shard's slices; of a norm every shard has a copy.
     state = {name: torch.empty(shape, dtype=dtypes[name]) for name, shape in shapes.items()}
     for rank, file in enumerate(files):
         for name, part in _stream_shard(file):
             axis = cut_axis(name)
+            target = state[name]
             if axis is not None:
-                state[name].chunk(len(files), axis)[rank].copy_(part)
-            elif rank == 0:  # a norm, of which every shard has a copy
-                state[name].copy_(part)
+                target = target.chunk(len(files), axis)[rank]
+            target.copy_(part)
     return state
-
-
-def _check_shard(
-    file: Path, shapes: dict[str, torch.Size], dtypes: dict[str, torch.dtype], shards: int
-) -> None:
-    """Names, shapes and types of a shard against the model's and the first shard's."""
-    found = _open_shard(file)
-    found_shapes = {name: tensor.shape for name, tensor in found.items()}
-    for other in SHARDS:
-        if other != shards and found_shapes == shard_shapes(shapes, other):
-            what = f"{file} is one of {other} shards, but the folder holds {shards}"
-            raise CheckpointError(what, FETCH_AGAIN)
-    check_tensors(found, shard_shapes(shapes, shards), file)
-    for name, tensor in found.items():
-        if tensor.dtype != dtypes[name]:
-            what = f"{file}: '{name}' is {tensor.dtype}, but {dtypes[name]} in the first shard"
-            raise CheckpointError(what, FETCH_AGAIN)
 
 
 def _stream_shard(file: Path) -> Iterator[tuple[str, Tensor]]:
@@ -225,11 +209,13 @@ def _stream_shard(file: Path) -> Iterator[tuple[str, Tensor]]:
     now and then.
     """
     opened, read = _open_shard(file), 0
+    most = file.stat().st_size / RELEASES
     for name in list(opened):
-        if read > file.stat().st_size / RELEASES:
+        if read > most:
             opened, read = _open_shard(file), 0
-        read += opened[name].nbytes
-        yield name, opened[name]
+        part = opened[name]
+        read += part.nbytes
+        yield name, part
 
 
 def _open_shard(file: Path) -> dict[str, Tensor]:

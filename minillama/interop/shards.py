@@ -75,8 +75,9 @@ def _read_index(index: Path) -> dict[str, str]:
     places = read_object(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise CheckpointError(f"{index} names no file", FETCH_AGAIN)
+    plain = re.compile(r"[\w.-]+\.safetensors")
     for file in places.values():
-        if not isinstance(file, str) or not re.fullmatch(r"[\w.-]+\.safetensors", file):
+        if not isinstance(file, str) or not plain.fullmatch(file):
             what = f"{index} names {file!r}, which is not in its folder"
             raise CheckpointError(what, FETCH_AGAIN)
     return places

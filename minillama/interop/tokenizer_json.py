@@ -14,19 +14,16 @@ from sentencepiece import SentencePieceProcessor
 from tokenizers import AddedToken, decoders, models, normalizers, processors
 
 from minillama.errors import ConfigError
+from minillama.interop.vocabulary import Kind, Piece, read_pieces
 from minillama.tokenizer import SPACE, Tokenizer
 
 MARKS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
 """The control pieces 0, 1 and 2."""
 
 
-def merge_rules(processor: SentencePieceProcessor) -> list[tuple[str, str]]:
+def merge_rules(pieces: list[Piece]) -> list[tuple[str, str]]:
     """Return all pairs of pieces whose union is a piece, the best union first."""
-    scores = {}
-    for i in range(processor.get_piece_size()):
-        special = processor.is_control(i) or processor.is_unknown(i) or processor.is_byte(i)
-        if not special:
-            scores[processor.id_to_piece(i)] = processor.get_score(i)
+    scores = {piece.text: piece.score for piece in pieces if piece.kind == Kind.NORMAL}
     rules = []
     for piece in sorted(scores, key=scores.__getitem__, reverse=True):
         for cut in range(1, len(piece)):
@@ -43,14 +40,14 @@ def fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
         ConfigError: the tokenizer is no BPE, or changes the text before it cuts it.
     """
     processor = SentencePieceProcessor(model_proto=tokenizer.model)
-    ids = range(tokenizer.vocab_size)
+    pieces = read_pieces(tokenizer)
     if processor.normalize(" ﬁ  x ") != f"{SPACE * 2}ﬁ{SPACE * 2}x{SPACE}":
         raise ConfigError("the tokenizer normalizes text", "use one that leaves text as it is")
-    if any(processor.get_score(i) % 1 for i in ids):
+    if any(piece.score % 1 for piece in pieces):
         raise ConfigError("the tokenizer is no BPE (its scores are no ranks)", "use one that is")
     model = models.BPE(
-        vocab={processor.id_to_piece(i): i for i in ids},
-        merges=merge_rules(processor),
+        vocab={piece.text: i for i, piece in enumerate(pieces)},
+        merges=merge_rules(pieces),
         unk_token=MARKS["unk_token"],
         fuse_unk=True,
         byte_fallback=True,
@@ -59,9 +56,8 @@ def fast_tokenizer(tokenizer: Tokenizer) -> tokenizers.Tokenizer:
     # Text to pieces: one space in front, every space visible; the begin mark is put before.
     space = normalizers.Replace(" ", SPACE)
     fast.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE), space])
-    fast.add_special_tokens(
-        [AddedToken(mark, normalized=False, special=True) for mark in MARKS.values()]
-    )
+    marks = [AddedToken(mark, normalized=False, special=True) for mark in MARKS.values()]
+    fast.add_special_tokens(marks)
     begin = MARKS["bos_token"]
     fast.post_processor = processors.TemplateProcessing(
         single=f"{begin} $A", pair=f"{begin} $A $B", special_tokens=[(begin, Tokenizer.bos_id)]

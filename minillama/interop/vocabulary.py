@@ -36,16 +36,17 @@ class Piece(NamedTuple):
 def read_pieces(tokenizer: Tokenizer) -> list[Piece]:
     """Return all pieces, in the order of their ids."""
     processor = sentencepiece.SentencePieceProcessor(model_proto=tokenizer.model)
-
-    def kind(i: int) -> Kind:
+    pieces = []
+    for i in range(tokenizer.vocab_size):
+        kind = Kind.NORMAL
         if processor.is_byte(i):
-            return Kind.BYTE
-        if processor.is_control(i):
-            return Kind.CONTROL
-        return Kind.UNKNOWN if processor.is_unknown(i) else Kind.NORMAL
-
-    ids = range(tokenizer.vocab_size)
-    return [Piece(processor.id_to_piece(i), processor.get_score(i), kind(i)) for i in ids]
+            kind = Kind.BYTE
+        elif processor.is_control(i):
+            kind = Kind.CONTROL
+        elif processor.is_unknown(i):
+            kind = Kind.UNKNOWN
+        pieces.append(Piece(processor.id_to_piece(i), processor.get_score(i), kind))
+    return pieces
 
 
 def tokenizer_of(entries: Iterable[Piece], source: object) -> Tokenizer:
@@ -75,9 +76,8 @@ def tokenizer_of(entries: Iterable[Piece], source: object) -> Tokenizer:
     try:
         return Tokenizer(b"".join(parts))
     except (RuntimeError, ValueError):
-        raise CheckpointError(
-            f"{source} holds no SentencePiece vocabulary", "make it anew"
-        ) from None
+        what = f"{source} holds no SentencePiece vocabulary"
+        raise CheckpointError(what, "make it anew") from None
 
 
 # Protocol buffers: every field is its number and wire type, then its value.

@@ -133,8 +133,9 @@ def run_datatrove(
         for executor in executors
     ]
     if dry_run:
-        scripts = map(slurm_script, executors) if engine.executor == "slurm" else ()
-        return "\n".join([*lines, *scripts])
+        if engine.executor == "slurm":
+            lines += map(slurm_script, executors)
+        return "\n".join(lines)
 
     # Run it, unless the folder is of other settings.
     engine.check()
@@ -159,13 +160,13 @@ def find_parts(
             raise ConfigError(f"there is no {kind} '{name}'", nearest(name, names))
     if context.wikipedia and not context.wikipedia.is_file():
         raise DataError(f"{context.wikipedia} does not exist", "name a file of JSON lines")
+    parts: list[Any] = []
     if folder is None:
         tasks = tasks_of(load_sources(context.sources), recipe, None)
-        parts = [task for task in tasks if task.slice == slice_name]
+        parts += [task for task in tasks if task.slice == slice_name]
     else:
-        paths = sorted(path for path in folder.rglob("*") if path.is_file())
-        names = [str(path.relative_to(folder)) for path in paths]
-        parts = [FilePart(folder, name, slice_name, reader) for name in names]
+        for path in sorted(filter(Path.is_file, folder.rglob("*"))):
+            parts.append(FilePart(folder, str(path.relative_to(folder)), slice_name, reader))
     if not parts:
         raise DataError("there is no file to read", "name another slice, or a folder of files")
     return parts
@@ -179,10 +180,11 @@ def make_executors(
 
     executors: list[Any] = []
     stages = plan_stages(parts, steps, context, output, engine.tasks)
+    before = None
     for number, (pipeline, tasks) in enumerate(stages):
         logs = output / "logs" / f"{number:02d}-of-{tasks}-tasks"
-        after = executors[-1] if executors else None
-        executors.append(engine.make(pipeline, tasks, logs, after))
+        before = engine.make(pipeline, tasks, logs, before)
+        executors.append(before)
     return executors
 
 

@@ -9,27 +9,26 @@ Deduplication by hashes is split too. What such a step asks, which hashes of a d
 depends on the document alone, so three stages do it, organized as datatrove's own sentence
 deduplication is; here the step itself is unchanged:
 
-1. ``NoteHashes``: every task lets the step run and notes what it asks, in a file for each bucket: a
-   range of the hashes, which are spread evenly.
-2. ``MatchHashes``: one task a bucket finds which hash belongs to the first task that asked it, and
+1. ``note_hashes``: every task lets the step run and notes what it asks, in a file for each bucket:
+   a range of the hashes, which are spread evenly.
+2. ``match_hashes``: one task a bucket finds which hash belongs to the first task that asked it, and
    tells every other task of the hashes in it that others have met before.
 3. The step itself: every task does its documents in order, with a set that knows those.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
-from itertools import groupby
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from datatrove.data import Document as TroveDocument
 from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 from datatrove.utils.typeshelper import StatHints
+from typing_extensions import override
 
 from minillama.corpus.commoncrawl import crawled_pages
 from minillama.corpus.deduplicate import HashSet
@@ -85,7 +84,7 @@ class WrittenPart:
     path: Path
 
     def documents(self, context: StepContext, stats: StepStats) -> Iterator[Document]:
-        """Its documents."""
+        """All of them."""
         return load_documents(self.path)
 
 
@@ -102,23 +101,13 @@ def share(count: int, rank: int, world_size: int) -> range:
     return range(count * rank // world_size, count * (rank + 1) // world_size)
 
 
-# The steps. A document of datatrove's carries ours in its metadata, and the part that it is of.
+# The steps. What goes from one to the next are our documents, each with the number of its part.
+
+Items = Iterable[tuple[int, Document]]
 
 
-def to_trove(document: Document, part: int, number: int) -> TroveDocument:
-    """Our document as datatrove's."""
-    origin = {"slice": document.slice, "source": document.source, "path": document.path}
-    return TroveDocument(document.text, f"{part}/{number}", metadata={**origin, "part": part})
-
-
-def from_trove(document: TroveDocument) -> Document:
-    """datatrove's document as ours."""
-    origin = document.metadata
-    return Document(document.text, origin["slice"], origin["source"], origin["path"])
-
-
-class Read(PipelineStep):
-    """The documents of a task's parts."""
+class ReadParts(PipelineStep):
+    """Reads a task's parts, and counts what cannot be read."""
 
     type, name = "📖 - READER", "minillama's documents"
 
@@ -126,20 +115,19 @@ class Read(PipelineStep):
         super().__init__()
         self.parts, self.context = parts, context
 
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[TroveDocument]:
-        """Yield the documents, and count what cannot be read."""
-        for part in share(len(self.parts), rank, world_size):
+    @override
+    def run(self, data: None = None, rank: int = 0, world_size: int = 1) -> Items:
+        for number in share(len(self.parts), rank, world_size):
             stats = StepStats("read")
-            documents = self.parts[part].documents(self.context, stats)
-            for number, document in enumerate(documents):
+            for document in self.parts[number].documents(self.context, stats):
                 self.stat_update(StatHints.total)
-                yield to_trove(document, part, number)
+                yield number, document
             for reason, count in stats.dropped.items():
                 self.stat_update(f"dropped_{reason}", value=count)
 
 
 class RunStep(PipelineStep):
-    """One of our steps.
+    """Runs one of our steps, and counts what it drops by reason.
 
     Args:
         step: the step.
@@ -157,60 +145,55 @@ class RunStep(PipelineStep):
         super().__init__()
         self.step, self.context, self.parts, self.known = step, context, parts, known
 
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[TroveDocument]:
-        """Yield what the step makes of the documents; those it drops are counted by reason."""
+    @override
+    def run(self, data: Items, rank: int = 0, world_size: int = 1) -> Items:
+        context = self.context
+        if self.known:
+            context = replace(context, hashes=lambda: known_hashes(self.known / f"{rank:05d}"))
         stats = StepStats(self.step.name)
-        context = replace(self.context, hashes=lambda: self._known_hashes(rank))
-        process = self.step.start(context if self.known else self.context, stats, self._reread)
-        for trove_document in data or ():
+        process = self.step.start(context, stats, self._reread)
+        for number, document in data:
             self.stat_update(StatHints.total)
-            document = from_trove(trove_document)
             with self.track_time():
                 result = process(document) if process else document
             if isinstance(result, Dropped):
                 self.stat_update(StatHints.dropped, f"dropped_{result.reason}")
-                continue
-            trove_document.text = result.text
-            self.stat_update(StatHints.forwarded)
-            self.update_doc_stats(trove_document)
-            yield trove_document
+            else:
+                self.stat_update(StatHints.forwarded)
+                yield number, result
         for kind, count in stats.removed.items():
             self.stat_update(f"removed_{kind}", value=count)
-
-    def _known_hashes(self, rank: int) -> HashSet:
-        buckets = sorted((self.known / f"{rank:05d}").iterdir())
-        seen = HashSet()
-        seen.know(join_hashes(map(np.load, buckets)))
-        return seen
 
     def _reread(self) -> Iterator[Document]:
         for part in self.parts:
             yield from part.documents(self.context, StepStats(""))
 
 
-class Write(PipelineStep):
-    """A file of documents for each part, in the form of the built-in build."""
+class Call(PipelineStep):
+    """Calls ``function(data, rank, world_size)`` with what it needs besides; passes nothing on."""
 
-    type, name = "💽 - WRITER", "minillama's parts"
+    type = "minillama"
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, function: Callable[..., None], *needed: object) -> None:
+        self.name = function.__name__
         super().__init__()
-        self.parts = parts
+        self.function = partial(function, *needed)
 
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[TroveDocument]:
-        """Write this task's parts, those without a document too, and pass all on."""
-        by_part = groupby(data or (), key=lambda document: document.metadata["part"])
-        group = next(by_part, None)
-        for part in share(len(self.parts), rank, world_size):
-            path = self.parts[part].path
-            with atomic_path(path) as tmp, open(tmp, "w", encoding="utf-8") as file:
-                if group is None or group[0] != part:
-                    continue
-                for document in group[1]:
-                    file.write(to_json(from_trove(document)))
-                    self.stat_update(StatHints.total)
-                    yield document
-            group = next(by_part, None)
+    @override
+    def run(self, data: Items | None = None, rank: int = 0, world_size: int = 1) -> Items:
+        self.function(data, rank, world_size)
+        return iter(())
+
+
+def write_parts(parts: Parts, data: Items, rank: int, world_size: int) -> None:
+    """Write a file for each part of a task, those without a document too."""
+    items = iter(data)
+    item = next(items, None)
+    for number in share(len(parts), rank, world_size):
+        with atomic_path(parts[number].path) as tmp, open(tmp, "w", encoding="utf-8") as file:
+            while item and item[0] == number:
+                file.write(to_json(item[1]))
+                item = next(items, None)
 
 
 # Deduplication by hashes.
@@ -232,6 +215,13 @@ def join_hashes(arrays: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.uint64), *arrays])
 
 
+def known_hashes(folder: Path) -> HashSet:
+    """The set that knows the hashes in a folder, one file a bucket."""
+    seen = HashSet()
+    seen.know(join_hashes(map(np.load, sorted(folder.iterdir()))))
+    return seen
+
+
 class Noting(HashSet):
     """A set that only keeps what it is asked; to it, all is new."""
 
@@ -239,59 +229,40 @@ class Noting(HashSet):
         super().__init__()
         self.requests: list[np.ndarray] = []
 
+    @override
     def first_time(self, hashes: Iterable[int]) -> list[bool]:
-        """Keep the hashes."""
         self.requests.append(np.array(list(hashes), dtype=np.uint64))
         return [True] * len(self.requests[-1])
 
 
-class NoteHashes(PipelineStep):
+def note_hashes(
+    step: Step, context: StepContext, folder: Path, data: Items, rank: int, world_size: int
+) -> None:
     """Stage 1: what a step asks of this task's documents, sorted, a file for each bucket."""
-
-    type, name = "📝 - NOTE", "hashes"
-
-    def __init__(self, step: Step, context: StepContext, folder: Path, buckets: int) -> None:
-        super().__init__()
-        self.step, self.context, self.folder, self.buckets = step, context, folder, buckets
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[TroveDocument]:
-        """Pass nothing on."""
-        noting = Noting()
-        context = replace(self.context, hashes=lambda: noting)
-        process = self.step.start(context, StepStats(self.step.name), lambda: iter(()))
-        for document in data or ():
-            process(from_trove(document))
-        requests = np.unique(join_hashes(noting.requests))
-        bounds = np.searchsorted(requests, bucket_bounds(self.buckets)[1:])
-        for bucket, part in enumerate(np.split(requests, bounds)):
-            folder = self.folder / "requests" / f"{bucket:05d}"
-            save_array(folder / f"{rank:05d}.npy", part)
-        yield from ()
+    noting = Noting()
+    context = replace(context, hashes=lambda: noting)
+    process = step.start(context, StepStats(step.name), lambda: iter(()))
+    for _, document in data:
+        process(document)
+    requests = np.unique(join_hashes(noting.requests))
+    bounds = np.searchsorted(requests, bucket_bounds(world_size)[1:])
+    for bucket, part in enumerate(np.split(requests, bounds)):
+        save_array(folder / "requests" / f"{bucket:05d}" / f"{rank:05d}.npy", part)
 
 
-class MatchHashes(PipelineStep):
+def match_hashes(folder: Path, data: None, rank: int, world_size: int) -> None:
     """Stage 2: for one bucket, what of each task's hashes an earlier task has asked before."""
-
-    type, name = "🤝 - MATCH", "hashes"
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self.folder = folder
-
-    def run(self, data: Any = None, rank: int = 0, world_size: int = 1) -> Iterator[TroveDocument]:
-        """Pass nothing on; this task's rank is its bucket."""
-        paths = sorted((self.folder / "requests" / f"{rank:05d}").iterdir())
-        requests = [np.load(path) for path in paths]
-        hashes = join_hashes(requests)  # in order of the tasks
-        _, first = np.unique(hashes, return_index=True)
-        met = np.ones(len(hashes), dtype=bool)
-        met[first] = False
-        end = 0
-        for path, request in zip(paths, requests, strict=True):
-            begin, end = end, end + len(request)
-            met_before = request[met[begin:end]]
-            save_array(self.folder / "met" / path.stem / f"{rank:05d}.npy", met_before)
-        yield from ()
+    paths = sorted((folder / "requests" / f"{rank:05d}").iterdir())
+    requests = [np.load(path) for path in paths]
+    hashes = join_hashes(requests)  # in order of the tasks
+    _, first = np.unique(hashes, return_index=True)
+    met = np.ones(len(hashes), dtype=bool)
+    met[first] = False
+    # Each task's own piece of it.
+    ends = np.cumsum([len(request) for request in requests])
+    for path, request, end in zip(paths, requests, ends, strict=True):
+        met_before = request[met[end - len(request) : end]]
+        save_array(folder / "met" / path.stem / f"{rank:05d}.npy", met_before)
 
 
 # Stages.
@@ -323,13 +294,13 @@ def plan_stages(
     for number, stage in enumerate(stages):
         name = "clean" if number == len(stages) - 1 else f"stage{number}"
         written = written_parts(output / name, len(parts))
-        read, write = Read(parts, context), Write(written)
+        read, write = ReadParts(parts, context), Call(write_parts, written)
         if tasks > 1 and stage and isinstance(stage[0], BY_HASH):
+            [step] = stage
             folder = output / f"hashes{number}"
-            yield [read, NoteHashes(stage[0], context, folder, tasks)], tasks
-            yield [MatchHashes(folder)], tasks
-            step = RunStep(stage[0], context, parts, known=folder / "met")
-            yield [read, step, write], tasks
+            yield [read, Call(note_hashes, step, context, folder)], tasks
+            yield [Call(match_hashes, folder)], tasks
+            yield [read, RunStep(step, context, parts, folder / "met"), write], tasks
         else:
             ours = [RunStep(step, context, parts) for step in stage]
             yield [read, *ours, write], 1 if in_one_task(stage) else tasks
@@ -342,8 +313,8 @@ class LocalExecutor(LocalPipelineExecutor):
     Its own, as of version 0.10.1 still one of ``multiprocessing``, waits for it for ever.
     """
 
+    @override
     def run(self) -> None:
-        """Run the tasks that are not done. Raises ``DataError`` if a process was killed."""
         if self.depends:
             self.depends.run()
         ranks = self.get_incomplete_ranks()

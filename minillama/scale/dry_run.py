@@ -7,8 +7,8 @@ tensors, of which each operation computes shape, type and size but no numbers.
 """
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -59,10 +59,6 @@ class Rank:
     """Bytes in use at once during forward and backward, when Adam's moments rest."""
     sent: list[Collective]
 
-    def bytes_sent(self, key: tuple[str, str]) -> int:
-        """Bytes sent along an axis of the mesh by one kind of collective."""
-        return totals(self.sent).get(key, (0, 0))[1]
-
 
 @dataclass(frozen=True)
 class DryRun:
@@ -95,14 +91,20 @@ class DryRun:
     @property
     def memory(self) -> dict[str, float]:
         """Bytes on each GPU by the calculator of ``parallel.memory``."""
-        (_, shard, tensor), parallel = self.mesh, self.config.parallel
-        model = replace(self.config.model, max_seq_len=self.config.seq_len)
-        recompute = parallel.recompute
-        if recompute == "none" and self.config.backward == "by_hand":
-            recompute = "by_hand"
-        return memory_per_gpu(model, shard * tensor, tensor, self.micro_batch, recompute,
-                              passes=self.passes, products=self.config.dtype,
-                              sequence=parallel.sequence, gather=parallel.gather)  # fmt: skip
+        _, shard, tensor = self.mesh
+        config, parallel = self.config, self.config.parallel
+        by_hand = parallel.recompute == "none" and config.backward == "by_hand"
+        return memory_per_gpu(
+            replace(config.model, max_seq_len=config.seq_len),
+            shard * tensor,
+            tensor,
+            self.micro_batch,
+            "by_hand" if by_hand else parallel.recompute,
+            passes=self.passes,
+            products=config.dtype,
+            sequence=parallel.sequence,
+            gather=parallel.gather,
+        )
 
     @property
     def traffic(self) -> list[Collective]:
@@ -111,10 +113,17 @@ class DryRun:
         Sent as CPUs send it, like the simulated ranks; see ``ON_GPUS``.
         """
         config = self.config
-        number = 2 if config.dtype == "bfloat16" else 4
-        by_hand = config.backward == "by_hand"
-        return step_traffic(config.model, config.parallel, self.world, self.micro_batch,
-                            config.seq_len, self.passes, number, by_hand, gloo=True)  # fmt: skip
+        return step_traffic(
+            config.model,
+            config.parallel,
+            self.world,
+            self.micro_batch,
+            config.seq_len,
+            self.passes,
+            2 if config.dtype == "bfloat16" else 4,
+            config.backward == "by_hand",
+            gloo=True,
+        )
 
     @property
     def days(self) -> float:
@@ -124,13 +133,14 @@ class DryRun:
 
     def summary(self) -> list[str]:
         """Mesh, memory, batch and time: the lines that also open the presets."""
-        mesh = " x ".join(f"{axis} {size}" for axis, size in zip(AXES, self.mesh, strict=True))
-        each = "each" if self.mesh[2] == 1 else f"each {self.mesh[2]} together"
-        need, room = sum(self.memory.values()) / GIB, GPUS[GPU].memory
+        replicate, shard, tensor = self.mesh
+        mesh = f"replicate {replicate} x shard {shard} x tensor {tensor}"
+        need = sum(self.memory.values()) / GIB
         sequences = "1 sequence" if self.sequences == 1 else f"{self.sequences} sequences"
+        each = "each" if tensor == 1 else f"each {tensor} together"
         passes = "1 pass" if self.passes == 1 else f"{self.passes} passes"
         return [
-            f"{self.world:,} x {GPU}, {mesh}: {need:.0f} of {room} GiB used.",
+            f"{self.world:,} x {GPU}, {mesh}: {need:.0f} of {GPUS[GPU].memory} GiB used.",
             f"{sequences} a step on {each}, in {passes} of {self.micro_batch}; "
             f"{self.days:.1f} days at {MFU:.0%} of peak.",
         ]
@@ -156,10 +166,10 @@ class DryRun:
         add("peak without moments", lambda rank: gib(rank.peak), gib(calculated))
         add("")
         add("sent in a step, GiB", last="calculated")
-        formula = totals(self.traffic)
-        for key in sorted(formula.keys() | totals(self.ranks[0].sent).keys()):
-            calculated = formula.get(key, (0, 0))[1]
-            add(" ".join(key), lambda rank, key=key: gib(rank.bytes_sent(key)), gib(calculated))
+        formula = bytes_sent(self.traffic)
+        for key in sorted(formula.keys() | bytes_sent(self.ranks[0].sent).keys()):
+            of_rank = lambda rank, key=key: gib(bytes_sent(rank.sent).get(key, 0))  # noqa: E731
+            add(" ".join(key), of_rank, gib(formula.get(key, 0)))
         add("collectives", lambda rank: f"{len(rank.sent):,}")
 
         config = self.config
@@ -176,6 +186,11 @@ class DryRun:
         return "\n".join(lines)
 
     __str__ = render
+
+
+def bytes_sent(sent: list[Collective]) -> dict[tuple[str, str], int]:
+    """Bytes along each axis of the mesh by each kind of collective."""
+    return {key: size for key, (_, size) in totals(sent).items()}
 
 
 def times(sizes: tuple[int, ...]) -> str:
@@ -248,15 +263,17 @@ def play(process: int, ranks: list[int], config: TrainConfig, world_size: int) -
     rank, meta = ranks[process], torch.device("meta")
     plain = config.parallel.is_plain(world_size)
     share = config.batch_sequences * config.parallel.tensor // world_size
-    with nullcontext() if plain else simulated_rank(rank, world_size):
-        mesh = None if plain else build_mesh(config.parallel, world_size, "cpu")
-        world = DistributedBackend(rank, 1 if plain else world_size, meta, mesh)
-        with meta if plain else nullcontext():
-            model, step_model = world.build_model(config)
-        with FakeTensorMode(allow_non_fake_inputs=True):
-            batch = torch.zeros(share, config.seq_len + 1, dtype=torch.int64)
-            model.to_empty(device="cpu")
-            played = take_step(config, world, model, step_model, batch)
+    mesh = None
+    if not plain:  # one of many, and what it sends arrives nowhere
+        dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
+        mesh = build_mesh(config.parallel, world_size, "cpu")
+    world = DistributedBackend(rank, 1 if plain else world_size, meta, mesh)
+    with meta if plain else nullcontext():
+        model, step_model = world.build_model(config)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        batch = torch.zeros(share, config.seq_len + 1, dtype=torch.int64)
+        model.to_empty(device="cpu")
+        played = take_step(config, world, model, step_model, batch)
     return replace(played, sent=DryRun(config, world_size).traffic) if plain else played
 
 
@@ -299,16 +316,6 @@ def take_step(
 def local_part(tensor: Tensor) -> Tensor:
     """What this rank holds of a parameter, or of a tensor that goes with one."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
-
-
-@contextmanager
-def simulated_rank(rank: int, world_size: int) -> Iterator[None]:
-    """Within this context the process is one of many, and what it sends arrives nowhere."""
-    dist.init_process_group("fake", store=FakeStore(), rank=rank, world_size=world_size)
-    try:
-        yield
-    finally:
-        dist.destroy_process_group()
 
 
 class FakeMemory(MemoryMode):

@@ -28,7 +28,8 @@ import tempfile
 from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from itertools import islice
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,12 @@ def find_files(root: str | Path) -> list[File]:
     """All files of a folder in RedPajama's layout. Raises ``DataError`` if there are none."""
     root, found = Path(root), []
     for folder, name in FOLDERS.items():
-        paths = sorted((root / folder).rglob("*"))
-        addresses = [str(path) for path in paths if path.name.endswith(ENDINGS) and path.is_file()]
         listed = root / "urls" / f"{folder}.txt"
+        paths = (root / folder).rglob("*.jsonl*")
+        addresses = [str(path) for path in paths if path.name.endswith(ENDINGS)]
         if not addresses and listed.exists():
-            addresses = sorted(listed.read_text(encoding="utf-8").split())
-        for number, address in enumerate(addresses):
+            addresses = listed.read_text(encoding="utf-8").split()
+        for number, address in enumerate(sorted(addresses)):
             inside = address[address.rfind(f"/{folder}/") + 1 :]
             found.append(File(name, number, address, inside))
     if not found:
@@ -303,24 +304,26 @@ def build_full(
     if min(workers, budget, 1 if max_files is None else max_files) < 1 or held_out < 3:
         what = "workers, max_files and budget must be above 0, held_out above 2"
         raise ConfigError(what, "leave out what you are not sure of")
+    # The files of each slice.
     by_slice: dict[str, list[File]] = {}
     for file in find_files(redpajama):
-        if not slices or file.slice in slices:
+        wanted = not slices or file.slice in slices
+        if wanted and (max_files is None or file.number < max_files):
             by_slice.setdefault(file.slice, []).append(file)
-    by_slice = {name: list(islice(files, max_files)) for name, files in by_slice.items()}
     if absent := [name for name in slices if name not in by_slice]:
         raise DataError(f"{redpajama} has no files of {', '.join(absent)}", "leave them out")
     model = Tokenizer.load(tokenizer).model
+    # What of them is not there yet, then the whole.
     with alone_in(corpus):
         (corpus / "manifest.json").unlink(missing_ok=True)  # first: what is left is no corpus
         for left in list(corpus.rglob(".*.tmp")):  # of a build that was killed
             remove(left)
         with atomic_path(corpus / "tokenizer.model") as tmp:
             shutil.copy(tokenizer, tmp)
-        jobs = [(file, corpus, model, held_out) for files in by_slice.values() for file in files]
+        files = list(chain.from_iterable(by_slice.values()))
+        build = partial(build_part, corpus=corpus, model=model, held_out=held_out)
         with pool(workers, "tokenize") as run:
-            done = run(build_part, *zip(*jobs, strict=True))
-            list(tqdm(done, "tokenize", len(jobs), unit="file"))
+            list(tqdm(run(build, files), "tokenize", len(files), unit="file"))
         manifest = join_corpus(corpus, by_slice, budget)
     return table1(manifest, budget)
 

@@ -8,12 +8,12 @@ import pkgutil
 from functools import cache
 
 from minillama.teach.display import COLORS as COLORS
+from minillama.teach.display import published_run as published_run
 from minillama.teach.display import show as show
 from minillama.teach.display import start as start
 from minillama.teach.proof import agreement as agreement
 from minillama.teach.proof import prove as prove
 from minillama.teach.proof import relative_error as relative_error
-from minillama.teach.published import published_run as published_run
 
 
 @cache

@@ -1,11 +1,12 @@
 """Checks of notebooks 10 (benchmarks) and 11 (benchmark versus perplexity)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import combinations
 from math import ceil, comb, copysign, floor, log, sqrt
 from statistics import fmean, pstdev, stdev
 
 import numpy as np
+from scipy.stats import spearmanr
 
 from minillama.teach.checking import diagnose, exercise
 
@@ -13,9 +14,8 @@ Z = 1.96
 """95% of a normal distribution lies within so many standard deviations."""
 
 
-def _best(values: Iterable[float]) -> int:
-    values = list(values)
-    return values.index(max(values))
+def _best(values: np.ndarray) -> int:
+    return int(values.argmax())
 
 
 @exercise
@@ -25,18 +25,14 @@ def check_answer_rule(answer: Callable) -> str:
         ([-3.0, -4.0, -6.0], [-9.0, -3.5, -3.0]), ([-9.0, -6.0, -8.0], [-12.0, -6.5, -8.4]),
         ([-40.0, -2.0], [-44.0, -3.0]), ([-5.0, -11.0, -10.0, -9.0], [-4.0, -12.5, -9.0, -8.0]),
     ):  # fmt: skip
-        pairs = list(zip(after, bare, strict=True))
+        a, b = np.array(after), np.array(bare)
         wrong = {
-            "the logarithm of a quotient is a difference, not a quotient": _best(
-                a / b for a, b in pairs
-            ),
-            "the logarithm of a quotient is a difference": _best(-a / b for a, b in pairs),
-            "did you rank by P(choice | question) alone?": _best(after),
-            "did it happen that you multiplied instead of dividing?": _best(
-                a + b for a, b in pairs
-            ),
+            "the logarithm of a quotient is a difference, not a quotient": _best(a / b),
+            "the logarithm of a quotient is a difference": _best(-a / b),
+            "did you rank by P(choice | question) alone?": _best(a),
+            "did it happen that you multiplied instead of dividing?": _best(a + b),
         }
-        diagnose(answer, (after, bare), _best(a - b for a, b in pairs), wrong)
+        diagnose(answer, (after, bare), _best(a - b), wrong)
     return "a choice that is likely anyway must become likelier still to win"
 
 
@@ -89,8 +85,10 @@ def check_paired_error(answer: Callable) -> str:
         ([1, 0, 1, 1, 0, 0, 1, 0], [1, 0, 1, 1, 1, 0, 1, 0]),
         ([0.5, 0, 1, 1, 0], [1, 0.5, 1, 0, 0]), ([1, 1, 0, 0], [0, 0, 1, 1]),
     ):  # fmt: skip
-        n, gap = len(first), [b - a for a, b in zip(first, second, strict=True)]
-        of_two_sets = sqrt((stdev(first) ** 2 + stdev(second) ** 2) / n)
+        n = len(first)
+        gap = [b - a for a, b in zip(first, second, strict=True)]
+        variances = stdev(first) ** 2 + stdev(second) ** 2
+        of_two_sets = sqrt(variances / n)
         wrong = {
             "that is for two different sets of questions; take differences first": of_two_sets,
             "that is the differences' standard deviation; a mean of n varies less": stdev(gap),
@@ -125,17 +123,18 @@ def check_pair_order(answer: Callable) -> str:
         ([1.0, 2.0, 3.0, 4.0], [10.0, 20.0, 40.0, 30.0]), ([3.0, 1.0, 2.0], [1.0, 3.0, 2.0]),
         ([356.0, 158.0, 83.0, 64.0, 33.0], [3.9, 3.6, 3.4, 3.5, 3.0]),
     ):  # fmt: skip
-        n, pairs = len(x), combinations(range(len(x)), 2)
-        signs = [copysign(1, (x[i] - x[j]) * (y[i] - y[j])) for i, j in pairs]
+        n, signs = len(x), []
+        for i, j in combinations(range(n), 2):
+            signs.append(copysign(1, (x[i] - x[j]) * (y[i] - y[j])))
         tau = sum(signs) / comb(n, 2)
-        x_places, y_places = (np.argsort(np.argsort(values)) for values in (x, y))
+        rho = spearmanr(x, y).statistic
         wrong = {
             "that is the number of pairs; divide by all pairs": sum(signs),
             "there are n (n - 1) / 2 pairs, not n (n - 1)": tau / 2,
             "there are n (n - 1) / 2 pairs, none of a value with itself": sum(signs) * 2 / n**2,
             "take off the share ordered differently": signs.count(1) / comb(n, 2),
             "the sign is turned round": -tau,
-            "that is Spearman's rho; count pairs instead": np.corrcoef(x_places, y_places)[0, 1],
+            "that is Spearman's rho; count pairs instead": rho,
         }
         diagnose(answer, (x, y), tau, wrong)
     return "both measures ask for order alone; this one has a meaning in words"

@@ -64,6 +64,7 @@ def check_layer_norm_backward(answer: Callable) -> str:
         of_x, of_weight, of_bias = torch.autograd.grad(output, leaves, grad)
         x, weight = x.detach(), weight.detach()
 
+        # What the answer is handed, and by hand the gradients of typical mistakes.
         centered = _without_mean(x)
         scale = (centered.square().mean(-1, keepdim=True) + 1e-6).rsqrt()
         unit, g = centered * scale, grad * weight
@@ -152,8 +153,10 @@ def check_grouped_query_numbers(answer: Callable) -> str:
     """``answer(dim, hidden_dim, n_heads, n_kv_heads, recompute) -> numbers`` kept a token."""
     sizes = ((64, 192, 4, 4), (8192, 28672, 64, 8), (4096, 14336, 32, 8))
     for (d, f, heads, groups), recompute in product(sizes, ("none", "selective")):
-        saved = d - d * groups // heads  # by the keys, and as much by the values
-        full, other = 10 * d + 4 * f, 6 * d + 2 * f
+        small = d * groups // heads
+        saved = d - small  # by the keys, and as much by the values
+        full = 10 * d + 4 * f
+        other = 6 * d + 2 * f
         if recompute == "selective":
             full, other = other, full
         wrong = {

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from itertools import product
 
+import numpy as np
 import torch
 
 from minillama.analysis.inference_budget import BANDWIDTH
@@ -22,7 +23,8 @@ def check_top_p(answer: Callable) -> str:
         (torch.tensor([0.0625, 0.9375]), 0.9), (torch.tensor([0.25, 0.75]), 1.0),
     ):  # fmt: skip
         ordered, order = p.sort(descending=True, stable=True)
-        size = int((ordered.cumsum(0) - ordered <= top_p).sum())
+        likelier = ordered.cumsum(0) - ordered  # what stands before each
+        size = int((likelier <= top_p).sum())
         ranks = order.argsort()
         wrong = {
             "it keeps nothing: the likeliest token always stays": torch.zeros(len(p)),
@@ -38,9 +40,10 @@ def check_break_even_batch(answer: Callable) -> str:
     """``answer(peak, bandwidth, bytes_per_number) -> batch`` at which decoding meets the ridge."""
     for gpu, size in (("a100-80gb", 2), ("h100", 2), ("t4", 1), ("v100-32gb", 4)):
         peak, bandwidth = GPUS[gpu].peak, BANDWIDTH[gpu]
-        batch = peak / bandwidth * size / 2
+        ridge = peak / bandwidth  # FLOP for each byte
+        batch = ridge * size / 2
         wrong = {
-            f"that is the ridge; a weight takes {size} bytes and gives 2 FLOP": peak / bandwidth,
+            f"that is the ridge; a weight takes {size} bytes and gives 2 FLOP": ridge,
             "a weight gives 2 FLOP, not 1": 2 * batch,
             "upside down": 1 / batch,
         }
@@ -71,11 +74,13 @@ TURN = 2 * math.pi
 def check_full_turns(answer: Callable) -> str:
     """``answer(head_dim, theta, context) -> pairs that make a full turn within the context``."""
     for head_dim, theta, context in ((64, 1e4, 256), (128, 1e4, 2048), (128, 5e5, 8192), (8, 9, 5)):
-        angles = [context * theta ** (-2 * i / head_dim) for i in range(head_dim // 2)]
-        right = sum(angle >= TURN for angle in angles)
+        pairs = np.arange(head_dim // 2)
+        angles = context * theta ** (-2 * pairs / head_dim)
+        right = int(np.sum(angles >= TURN))
+        radians = int(np.sum(angles >= 1))
         wrong = {
-            "a full turn is 2 pi radians, not 1": sum(angle >= 1 for angle in angles),
-            "those are the pairs that do not come round": head_dim // 2 - right,
+            "a full turn is 2 pi radians, not 1": radians,
+            "those are the pairs that do not come round": len(pairs) - right,
         }
         diagnose(answer, (head_dim, theta, context), right, wrong)
     return "41 of LLaMA's 64 pairs, and 13 of the 32 in a head of nano-65b"

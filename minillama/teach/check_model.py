@@ -32,7 +32,8 @@ def check_rms_norm_backward(answer: Callable) -> str:
     for shape in ((4,), (3, 8), (2, 5, 6)):
         x, upstream, weight = seeded(*shape), seeded(*shape, seed=2), seeded(shape[-1], seed=3)
         leaves = [t.clone().requires_grad_() for t in (x, weight)]
-        of_x, of_weight = torch.autograd.grad(_rms_norm(leaves[0]) * leaves[1], leaves, upstream)
+        output = _rms_norm(leaves[0]) * leaves[1]
+        of_x, of_weight = torch.autograd.grad(output, leaves, upstream)
         inverse = torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + 1e-6)
         constant = upstream * weight * inverse
         along = (constant * x).sum(-1, keepdim=True)
@@ -51,14 +52,16 @@ def check_rms_norm_backward(answer: Callable) -> str:
 @exercise
 def check_layer_norm(answer: Callable) -> str:
     """``answer(x, rms_norm) -> LayerNorm(x)``; ``rms_norm`` is an ``RMSNorm`` with weight 1."""
-    for x, rms_norm in ((seeded(2, 3, 8) + 3, _rms_norm), (seeded(4, 16) + 3, _rms_norm)):
-        unit = rms_norm(x)
+    for x in (seeded(2, 3, 8) + 3, seeded(4, 16) + 3):
+        unit = _rms_norm(x)
+        mean = unit.mean(-1, keepdim=True)
+        right = F.layer_norm(x, x.shape[-1:], eps=1e-6)
         wrong = {
             "that is RMSNorm itself: center the vector first": unit,
-            "one mean for the whole tensor: each position needs its own": rms_norm(x - x.mean()),
-            "you centered after normalizing; the order matters": unit - unit.mean(-1, keepdim=True),
+            "one mean for the whole tensor: each position needs its own": _rms_norm(x - x.mean()),
+            "you centered after normalizing; the order matters": unit - mean,
         }
-        diagnose(answer, (x, rms_norm), F.layer_norm(x, x.shape[-1:], eps=1e-6), wrong)
+        diagnose(answer, (x, _rms_norm), right, wrong)
     return "LayerNorm is RMSNorm of the centered vector; LLaMA leaves the centering out"
 
 
@@ -114,7 +117,8 @@ def check_half_split(answer: Callable) -> str:
     for n_heads, head_dim, seq in ((1, 4, 3), (3, 8, 5), (2, 16, 7)):
         dim = n_heads * head_dim
         weight, x = seeded(dim, dim, seed=5), seeded(seq, dim, seed=6)
-        given = returned(answer(weight.clone(), n_heads), "the reordered matrix")
+        given = answer(weight.clone(), n_heads)
+        returned(given, "the reordered matrix")
         same_shape = getattr(given, "shape", None) == weight.shape
         expect(same_shape, f"the matrix must keep its shape {tuple(weight.shape)}")
         whole_rows = torch.equal(given.unique(dim=0), weight.unique(dim=0))
@@ -173,8 +177,9 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool = True) -> Tensor:
 def check_streaming_attention(answer: Callable) -> str:
     """``answer(q, k, v) -> causal attention`` of one head, without a T x T tensor."""
     for seq, head_dim, size in ((5, 4, 1), (64, 8, 1), (64, 8, 400)):
-        q, k, v = (seeded(seq, head_dim, seed=seed) for seed in (1, 2, 3))
-        q, k = q * size, k * size
+        q = seeded(seq, head_dim, seed=1) * size
+        k = seeded(seq, head_dim, seed=2) * size
+        v = seeded(seq, head_dim, seed=3)
         with MemoryMode() as watch:
             given = answer(q, k, v)
         wrong = {
@@ -184,8 +189,8 @@ def check_streaming_attention(answer: Callable) -> str:
                 _attention(q * head_dim**0.5, k, v),
         }  # fmt: skip
         compare(f"attention over {seq} positions", given, _attention(q, k, v), wrong)
-        table = f"an operation made {watch.largest:,} numbers at once for {seq} positions"
         small = seq < 64 or watch.largest < seq * seq
+        table = f"an operation made {watch.largest:,} numbers at once for {seq} positions"
         expect(small, f"the values are right, but {table}: that is T x T")
     return "the same attention, and no tensor as large as T x T"
 

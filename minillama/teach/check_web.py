@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from minillama.teach.checking import (
+    ANYTHING_ELSE,
     compare,
     exercise,
     expect,
@@ -89,12 +90,12 @@ def check_spans(answer: Callable) -> str:
         given = returned(answer([list(page) for page in letters]), "a list of pages")
         counted = isinstance(given, list | tuple) and len(given) == len(pages)
         expect(counted, f"{case}: return a list of as many pages as were given, empty ones too")
-        untouched = right[0] != pages[0] or list(given[0]) == pages[0]
-        expect(untouched, f"{case}: nothing goes from the first: the first copy of a span stays")
+        first_gone = right[0] == pages[0] and list(given[0]) != pages[0]
+        expect(not first_gone, f"{case}: the first copy of a span stays")
         surplus = sum(map(len, given)) - sum(map(len, right))
-        what = f"sentences are gone: {given} from {pages}"
-        expect(surplus >= 0, f"{case}: too many {what}")
-        expect(surplus <= 0, f"{case}: too few {what}")
+        gone = f"sentences are gone: {given} from {pages}"
+        expect(surplus >= 0, f"{case}: too many {gone}")
+        expect(surplus <= 0, f"{case}: too few {gone}")
         compare(case, [list(page) for page in given], right)
     return "a quotation of three sentences goes, two in common may stay"
 
@@ -122,7 +123,7 @@ def check_buckets(answer: Callable) -> str:
     longer_is_likelier = _pages(surprises, [5, 60, 40, 8, 50, 10, 4, 45, 6])
     spiky = [[-2.0] * 8, [-0.5] * 7 + [-20.0], [-1.0] * 8]
     cases = [
-        ("nine pages of 20 pieces", equal, names, ""),
+        ("nine pages of 20 pieces", equal, names, f"it should be {names}"),
         ("nine pages of 4 to 60 pieces", longer_is_likelier, names,
          "divide by the number of pieces: a long page is not worse for being long"),
         ("a page with one great surprise", spiky, ["middle", "tail", "head"],
@@ -132,11 +133,13 @@ def check_buckets(answer: Callable) -> str:
     ]  # fmt: skip
     for case, pages, right, hint in cases:
         given = list(returned(answer(pages), "a list of names"))
-        known = len(given) == len(right) and set(given) <= set(NAMES)
-        expect(known, f"{case}: return one of {', '.join(NAMES)} for each page")
-        turned = [NAMES[2 - NAMES.index(name)] for name in right]
-        expect(given != turned, f"{case}: upside down: head is what surprises least")
-        expect(given == right, f"{case}: {given}, which should be {right}. {hint}".rstrip(". "))
+        wrong = {
+            "upside down: head is what surprises least":
+                [NAMES[2 - NAMES.index(name)] for name in right],
+            "return one of head, middle, tail for each page": [name.upper() for name in right],
+            hint: ANYTHING_ELSE,
+        }  # fmt: skip
+        compare(case, given, right, wrong)
     return "a third each, and the unreadable at the end"
 
 

@@ -4,9 +4,10 @@ import builtins
 import copy
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def diagnose(
     tolerance: float | None = None,
 ) -> None:
     """Call the student's function with a copy of ``arguments`` and ``compare`` what it returns."""
-    shown = ", ".join(_brief(argument) for argument in arguments)
+    shown = ", ".join(map(_brief, arguments))
     call = f"{_name(answer)}({shown})"
     handed = copy.deepcopy(arguments)
     given = answer(*handed)
@@ -109,15 +110,19 @@ def compare(
     given = _in_the_form_of(right, given)
     if same(given, right, tolerance):
         return
+    # Typical mistakes.
     for hint, mistake in (wrong or {}).items():
         known = mistake is ANYTHING_ELSE or same(given, mistake, tolerance)
         expect(not known, f"{call}: {hint}")
+    # Others.
     if isinstance(right, Tensor):
         _expect_shape(call, given, right)
         raise NotYet(f"{call} has the right shape but not the values")
-    numeric = number(right) is not None
-    kind = "number" if numeric else {str: "text"}.get(type(right), type(right).__name__)
-    fits = number(given) is not None if numeric else isinstance(given, type(right))
+    kind = {str: "text"}.get(type(right), type(right).__name__)
+    fits = isinstance(given, type(right))
+    if number(right) is not None:
+        kind = "number"
+        fits = number(given) is not None
     expect(fits, f"{call} should be a {kind} but is a {type(given).__name__}")
     raise NotYet(f"{call} is {given!r} and should be {right!r}")
 
@@ -176,8 +181,7 @@ def seeded(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@contextmanager
-def without_string_hash() -> Iterator[None]:
+def without_string_hash() -> AbstractContextManager:
     """Forbid ``hash(str)``, whose value changes from one Python process to the next.
 
     Raises ``NotYet`` in the block if it is called.
@@ -185,15 +189,9 @@ def without_string_hash() -> Iterator[None]:
     original = builtins.hash
 
     def guarded(value: object) -> int:
-        if isinstance(value, str | bytes):
-            raise NotYet(
-                "hash() of a string differs from one Python process to the next: the "
-                "split would change on every run; use hashlib"
-            )
+        differs = "hash() of a string differs from one Python process to the next"
+        text = isinstance(value, str | bytes)
+        expect(not text, f"{differs}: the split would change on every run; use hashlib")
         return original(value)
 
-    builtins.hash = guarded
-    try:
-        yield
-    finally:
-        builtins.hash = original
+    return mock.patch.object(builtins, "hash", guarded)

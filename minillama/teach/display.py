@@ -1,4 +1,4 @@
-"""What notebooks share so that lessons look alike: show production code, start, draw."""
+"""What notebooks share so that lessons look alike: production code, looks, published runs."""
 
 import inspect
 import os
@@ -8,8 +8,12 @@ import matplotlib.pyplot as plt
 import torch
 from cycler import cycler
 
+from minillama.errors import DataError
+
 COLORS = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
 """Okabe and Ito's palette: told apart by readers with any kind of color vision."""
+PUBLISHED = Path("data/runs")
+"""Logs of published runs, seen from the project's folder, where ``start`` puts a lesson."""
 
 
 def show(*objects: object) -> None:
@@ -22,8 +26,10 @@ def show(*objects: object) -> None:
         module = inspect.getmodule(shown)
         if module is None:
             raise TypeError(f"{shown!r} has no Python source: pass a function, class or module")
-        gap = "\n\n" if number else ""
-        print(f"{gap}# {module.__name__.replace('.', '/')}.py\n{inspect.getsource(shown).rstrip()}")
+        if number:
+            print("\n")
+        print(f"# {module.__name__.replace('.', '/')}.py")
+        print(inspect.getsource(shown).rstrip())
 
 
 def start(seed: int = 0) -> None:
@@ -57,3 +63,18 @@ def start(seed: int = 0) -> None:
         }
     )
     print(f"ready: seed {seed}, one thread")
+
+
+def published_run(name: str) -> Path:
+    """Where a published run lies, such as ``nano-65b``, or a file such as ``nano-5gram.json``.
+
+    Raises:
+        DataError: it is not there.
+    """
+    path = PUBLISHED / name
+    if not path.exists():
+        raise DataError(
+            f"there is no published run {path}",
+            "it comes with the repository: get a complete checkout, and call teach.start() first",
+        )
+    return path

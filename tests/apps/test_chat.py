@@ -8,7 +8,7 @@ import torch
 from generation import text_model
 from tiny import TinyCorpus
 
-from minillama.apps.chat import WELCOME, WHY, chat_by_turns, report_stream
+from minillama.apps.chat import WELCOME, WHY, chat_by_turns, write_stream
 from minillama.inference import Decoder
 from minillama.inference.text import stream
 from minillama.tokenizer import Tokenizer
@@ -84,8 +84,14 @@ def test_the_report_counts_and_says_why(finish):
     class Done:
         tokens = 50
 
+        def __iter__(self):
+            yield from ("a", "b")
+
     Done.finish = finish
-    assert report_stream(Done, 2.0) == f"[50 tokens, 25.0 tokens/s; {WHY[finish]}]"
+    shown = []
+    report = write_stream(Done(), shown.append)
+    assert re.fullmatch(rf"\[50 tokens, [0-9.]+ tokens/s; {WHY[finish]}\]", report)
+    assert shown == ["a", "b"]
 
 
 def test_settings_reach_the_model(tokenizer):

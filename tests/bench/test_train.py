@@ -83,9 +83,13 @@ def test_the_table_and_the_record(tiny, tmp_path, capsys):
 
 def test_all_backwards_take_the_same_steps():
     setting = bench.Setting(2, "cpu", bfloat16=True, compile=False)
-    models = {kept: bench.build_minillama(TINY, kept) for kept in ("none", "by_hand")}
-    found, _ = bench.train_in_turn(models, TINY, setting, steps=2)
-    plain, by_hand = found.values()
+    batch = torch.randint(TINY.vocab_size, (2, TINY.max_seq_len + 1))
+    plain, by_hand = (
+        bench.Trainee(bench.build_minillama(TINY, kept), batch, setting)
+        for kept in ("none", "by_hand")
+    )
+    plain.step()
+    by_hand.step()
     by_hand.model.load_state_dict(plain.model.state_dict())
     by_hand.optimizer.load_state_dict(plain.optimizer.state_dict())
     assert plain.step() == pytest.approx(by_hand.step(), rel=1e-2)

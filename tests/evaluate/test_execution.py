@@ -17,7 +17,7 @@ import pytest
 
 from minillama.errors import ConfigError
 from minillama.evaluate import execution, sandbox
-from minillama.evaluate.execution import Limits, defenses, run_program, run_programs
+from minillama.evaluate.execution import DEFAULT, Limits, _run, run_program, run_programs
 
 if not sys.platform.startswith("linux"):
     pytest.skip("the sandbox is made of Linux", allow_module_level=True)
@@ -53,7 +53,7 @@ def nothing_is_left(tmp_path, monkeypatch):
 
 
 def test_the_defenses_of_this_system():
-    active = defenses()
+    _, active = _run([""], DEFAULT)
     assert set(active) == {"limits", "seccomp", "network", "nobody"}
     assert active["limits"] and active["seccomp"]
 
@@ -302,15 +302,15 @@ def test_as_an_ordinary_user(tmp_path_factory):
         Path(folder, "minillama/evaluate/__init__.py").touch()
         subprocess.run(["chmod", "-R", "a+rX", folder], check=True)
         code = (
-            "import os\nfrom minillama.evaluate.execution import defenses, run_program\n"
-            "print(os.getuid(), defenses()['seccomp'], run_program(['x = 1']).passed,\n"
+            "import os\nfrom minillama.evaluate.execution import run_program\n"
+            "print(os.getuid(), run_program(['x = 1']).passed,\n"
             "      run_program(['import os', 'os.fork()']).reason)\n"
         )
         told = subprocess.run(
             [python, "-c", code], cwd=folder, user=12345, group=12345, extra_groups=[],
             env={"TMPDIR": "/tmp"}, capture_output=True, text=True,
         )  # fmt: skip
-    assert told.stdout.startswith("12345 True True PermissionError"), told.stderr
+    assert told.stdout.startswith("12345 True PermissionError"), told.stderr
 
 
 def test_nothing_outlives_an_evaluation_that_is_killed(tmp_path):

@@ -225,10 +225,10 @@ def test_a_full_disk_leaves_the_old_file(saved, tokenizer, tmp_path, monkeypatch
     path = tmp_path / "model.gguf"
     path.write_bytes(saved.read_bytes())
 
-    def full(weight: torch.Tensor) -> None:
+    def full(writer: object, tensor: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(gguf, "_bytes", full)
+    monkeypatch.setattr(gguf.gguf.GGUFWriter, "write_tensor_data", full)
     with pytest.raises(CheckpointError, match="No space left"):
         gguf.save(new_model(), tokenizer, path)
     assert path.read_bytes() == saved.read_bytes()

@@ -3,6 +3,7 @@
 import struct
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -208,10 +209,10 @@ def test_a_full_disk_leaves_the_old_file(tokenizer, tmp_path, monkeypatch):
     path = llama2c.save(new_model(), tokenizer, tmp_path / "model.bin")
     before = path.read_bytes()
 
-    def full(model: Llama) -> None:
+    def full(*sizes: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(llama2c, "_tensors", full)
+    monkeypatch.setattr(llama2c, "HEADER", SimpleNamespace(pack=full))
     with pytest.raises(CheckpointError, match="No space left"):
         llama2c.save(new_model(), tokenizer, path)
     assert path.read_bytes() == before

@@ -182,10 +182,10 @@ def test_through_hugging_faces_format_and_back(folder, tmp_path):
 
 def test_a_shard_too_few_or_too_many(folder):
     shard(folder, 3).rename(folder / "away")
-    with pytest.raises(CheckpointError, match="holds 3 shards, not 1, 2, 4 or 8"):
+    with pytest.raises(ConfigError, match="3 shards. Meta's format has 1, 2, 4, 8"):
         meta.load(folder)
     shard(folder, 2).unlink()
-    with pytest.raises(CheckpointError, match="00.pth is one of 4 shards, but the folder holds 2"):
+    with pytest.raises(CheckpointError, match="00.pth.*is .* not"):
         meta.load(folder)
     (folder / "away").rename(shard(folder, 3))
     with pytest.raises(CheckpointError, match="consolidated.02.pth does not exist"):

@@ -14,6 +14,7 @@ from minillama.config import ModelConfig
 from minillama.errors import ConfigError
 from minillama.interop import huggingface
 from minillama.interop.tokenizer_json import fast_tokenizer, merge_rules
+from minillama.interop.vocabulary import read_pieces
 from minillama.model import Llama
 from minillama.tokenizer import SPACE, Tokenizer
 
@@ -90,7 +91,7 @@ def test_the_vocabulary_and_the_marks(folder, ours, theirs):
 
 def test_merges_make_pieces_and_the_best_comes_first(ours):
     processor = sentencepiece.SentencePieceProcessor(model_proto=ours.model)
-    rules = merge_rules(processor)
+    rules = merge_rules(read_pieces(ours))
     scores = [processor.get_score(processor.piece_to_id(left + right)) for left, right in rules]
     assert scores == sorted(scores, reverse=True)
     unions = {left + right for left, right in rules}

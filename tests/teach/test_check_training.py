@@ -109,8 +109,8 @@ RIGHT: list[tuple[str, Callable]] = [
 MISTAKES: list[tuple[str, Callable, str]] = [
     ("check_windows", lambda i, n: (i[:-1].view(-1, n), i[:-1].view(-1, n)), "*next* id"),
     ("check_windows", lambda i, n: windows(i, n)[::-1], "changed places"),
-    ("check_windows", shifted_inside, "nobody's targets"),
-    ("check_windows", lambda i, n: (i.unfold(0, n, 1)[:-1], i.unfold(0, n, 1)[1:]), "more than"),
+    ("check_windows", shifted_inside, "first input of the next"),
+    ("check_windows", lambda i, n: (i.unfold(0, n, 1)[:-1], i.unfold(0, n, 1)[1:]), "shape"),
     ("check_windows", lambda i, n: i, "a pair"),
     ("check_temperature", lambda z, t: z.softmax(-1), "ignores the temperature"),
     ("check_temperature", lambda z, t: (z * t).softmax(-1), "turned round"),

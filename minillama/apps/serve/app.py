@@ -135,7 +135,8 @@ async def answer_error(request: Request, error: Exception) -> Response:
     if isinstance(error, Refused):
         status = error.status
     elif isinstance(error, HTTPException):
-        status, message = error.status_code, f"{error.detail}."
+        status = error.status_code
+        message = f"{error.detail}."
     headers = {"Retry-After": "2"} if status == 503 else None
     return JSONResponse({"error": message}, status, headers)
 
@@ -179,6 +180,8 @@ def make_app(served: Served, host: str = "127.0.0.1", turns: Turns | None = None
     turns = turns or Turns(1)
     decoder = Decoder(model)
 
+    # The three answers.
+
     async def about(request: Request) -> Response:
         return JSONResponse(served.about())
 
@@ -190,13 +193,15 @@ def make_app(served: Served, host: str = "127.0.0.1", turns: Turns | None = None
     async def attention(request: Request) -> Response:
         picture = parse_request(AttentionRequest, await read_body(request), config)
         ids, layer = picture.ids, picture.layer
-        if len(ids) > min(MAX_PICTURE, config.max_seq_len):
+        most = min(MAX_PICTURE, config.max_seq_len)
+        if len(ids) > most:
             raise Refused(413, f"Pictures show at most {MAX_PICTURE} tokens.")
         tokens = torch.tensor(ids, device=model.output.weight.device)
         async with turns.one():
             heads = await run_in_threadpool(attention_weights, model, tokens, layer)
         return JSONResponse({"layer": layer, "heads": [triangle(head) for head in heads]})
 
+    # Where they are, and the page.
     routes = [
         Route("/api/model", about, methods=["GET"]),
         Route("/api/generate", generate, methods=["POST"]),
@@ -210,6 +215,7 @@ def make_app(served: Served, host: str = "127.0.0.1", turns: Turns | None = None
 def triangle(weights: torch.Tensor) -> list[list[float]]:
     """Row i of ``weights (seq, seq)`` up to its diagonal, rounded."""
     rows = []
-    for i, row in enumerate(weights.tolist()):
-        rows.append([round(weight, 4) for weight in row[: i + 1]])
+    for i, row in enumerate(weights.tolist(), start=1):
+        past = [round(weight, 4) for weight in row[:i]]
+        rows.append(past)
     return rows

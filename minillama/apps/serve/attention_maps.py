@@ -42,6 +42,8 @@ def softmax_scores(q: Tensor, k: Tensor) -> Tensor:
     """softmax(Q K^T / sqrt(head_dim)), causal: ``(seq, heads, head_dim)`` to (heads, seq, seq)."""
     q = rearrange(q, "t h d -> h t d")
     k = rearrange(k, "t h d -> h d t")
-    scores = (q @ k).float() / q.shape[-1] ** 0.5  # (H, T, T)
+    scale = q.shape[-1] ** 0.5
+    scores = (q @ k).float() / scale  # (H, T, T)
     later = torch.ones_like(scores, dtype=torch.bool).triu(1)
-    return scores.masked_fill(later, -torch.inf).softmax(-1)
+    scores = scores.masked_fill(later, -torch.inf)
+    return scores.softmax(-1)

@@ -78,7 +78,7 @@ def describe_token(tokenizer: Tokenizer, token: int, p: Tensor) -> dict[str, Any
         return {"id": i, "piece": piece_text(tokenizer, i), "p": share}
 
     most = min(ALTERNATIVES, len(p))
-    likeliest = p.topk(most).indices.tolist()
+    likeliest = p.topk(most).indices
     described = describe(token)
-    described["top"] = [describe(i) for i in likeliest]
+    described["top"] = list(map(describe, likeliest.tolist()))
     return described

@@ -107,21 +107,25 @@ def check_value(name: str, value: object, kind: type, limit: tuple[float, float]
         for each in value:
             check_value(f"Each of {name}", each, int, limit)
         return
+    # A number; True is none.
     low, high = limit
-    types = int if kind is int else (int, float)
+    what, types = "a number", (int, float)
+    if kind is int:
+        what, types = "a whole number", (int,)
     if isinstance(value, bool) or not isinstance(value, types) or not low <= value <= high:
-        article = "a whole number" if kind is int else "a number"
         span = f"from {low:g} to {high:,}".replace(",", " ")
-        raise Refused(400, f"{name} must be {article} {span}.")
+        raise Refused(400, f"{name} must be {what} {span}.")
 
 
 def prompt_ids(prompt: str, tokenizer: Tokenizer, config: ModelConfig) -> list[int]:
     """The prompt as token ids, begin mark first. Raises ``Refused`` if it is too long."""
-    n, most = len(prompt), MAX_PROMPT
-    if n > most:
-        raise Refused(413, f"The prompt has {n:,} characters; at most {most:,} are read.")
+    n = len(prompt)
+    if n > MAX_PROMPT:
+        what = f"The prompt has {n:,} characters; at most {MAX_PROMPT:,} are read."
+        raise Refused(413, what)
     ids = tokenizer.encode(prompt, bos=True)
     n, most = len(ids), config.max_seq_len
     if n > most:
-        raise Refused(413, f"The prompt has {n:,} tokens; the context holds {most:,}. Shorten it.")
+        what = f"The prompt has {n:,} tokens; the context holds {most:,}. Shorten it."
+        raise Refused(413, what)
     return ids

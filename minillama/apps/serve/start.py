@@ -78,7 +78,9 @@ class Server(uvicorn.Server):
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens at ``host`` and ``port``. Raises ``ConfigError``."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    family = socket.AF_INET
+    if ":" in host:
+        family = socket.AF_INET6
     try:
         return socket.create_server((host, port), family=family)
     except (OSError, OverflowError, UnicodeError) as error:
@@ -99,7 +101,8 @@ def load(source: Path, step: int | None = None, max_seq_len: int = 2048) -> Serv
     found = formats.load(source, max_seq_len)
     if found:
         return Served(*found, name)
-    step = last_good(source) if step is None else step
+    if step is None:
+        step = last_good(source)
     model, tokenizer = load_model(source, step)
     return Served(model, tokenizer, name, facts(source, step))
 
