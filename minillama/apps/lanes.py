@@ -239,7 +239,7 @@ def timetable(done: Sequence[Done]) -> str:
     first = min(each.began for each in done)
     rows = []
     for each in sorted(done, key=lambda each: each.began):
-        rows.append([each.name, each.lane, clock(each.began - first), clock(each.seconds)])
+        rows.append([each.name, each.lane or "-", clock(each.began - first), clock(each.seconds)])
     return text_table(["stage", "lane", "began", "took"], rows)
 
 

@@ -106,4 +106,4 @@ def test_progress_is_what_stands_behind_the_last_return():
 def test_the_timetable():
     rows = [Done("late", 105.4, 61.2, 2), Done("early", 100.0, 3.0)]
     lines = [line.split() for line in timetable(rows).splitlines()]
-    assert lines[1:] == [["early", "0:00", "0:03"], ["late", "2", "0:05", "1:01"]]
+    assert lines[1:] == [["early", "-", "0:00", "0:03"], ["late", "2", "0:05", "1:01"]]
