@@ -8,11 +8,11 @@ PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c .ci/constrain
 .PHONY: help setup dev corpus reproduce test quick soak portable lab figures bench notebooks lint clean
 
 help:
-	@echo "make reproduce  text, tokenizer, four models, both figures (20 minutes on 2 cores)"
+	@echo "make reproduce  text, tokenizer, four models, both figures (15 minutes on 2 cores)"
 	@echo "make test       all tests and all notebooks (25 minutes on 2 cores)"
 	@echo "make quick      the tests of the paper's own rooms (3 minutes)"
 	@echo "make lab        open the notebooks in JupyterLab"
-	@echo "make figures    draw the figures again from the runs at hand"
+	@echo "make figures    draw the figures again from the runs at hand, in runs/figures"
 	@echo "make bench      compare training speed with Hugging Face's Llama"
 	@echo "make soak       the long forms of the tests"
 	@echo "make portable   all tests and notebooks as on other processors and Pythons (hours)"

@@ -70,9 +70,10 @@ def remove(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path, work: str = "build", flag: str = "--name") -> Iterator[None]:
     """Keep other builds out of a folder; the system lifts the lock of a process that died.
 
+    ``work`` is what is done there, and ``flag`` chooses another folder: for the message.
     Raises ``DataError`` if another is at work there.
     """
     path = folder.with_name(f".{folder.name}.lock")
@@ -82,8 +83,8 @@ def alone_in(folder: Path) -> Iterator[None]:
             if fcntl:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # no worker inherits it
         except (BlockingIOError, PermissionError):
-            what = f"another build is at work in {folder}"
-            raise DataError(what, "wait for its end, or choose another --name") from None
+            what = f"another {work} is at work in {folder}"
+            raise DataError(what, f"wait for its end, or choose another {flag}") from None
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 raise

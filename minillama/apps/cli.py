@@ -197,12 +197,16 @@ def take_flag(arguments: list[str], flag: str) -> str | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exit with 1 for an error the user can mend, 128 + n after signal n."""
+    """Run the command line."""
+    exit_on_error(lambda: run(sys.argv[1:] if arguments is None else arguments))
+
+
+def exit_on_error(work: Callable[[], None]) -> None:
+    """Do the work; exit with 1 for an error the user can mend, 128 + n after signal n."""
     warnings.showwarning = lambda message, *_: print(f"{tag()}warning: {message}", file=sys.stderr)
-    arguments = sys.argv[1:] if arguments is None else arguments
     replace_errors(sys.stdout)
     try:
-        run(arguments)
+        work()
         sys.stdout.flush()
     except MinillamaError as error:
         fail(str(error), 1)

@@ -1,96 +1,151 @@
-"""``make reproduce``: from packages of public text to both figures, stage by stage.
+"""``make reproduce``: from packages of public text to both figures.
 
-Every stage skips what is done and goes on where it was stopped, so the command may be interrupted
-at any moment and run again.
+The models are trained side by side, in as many lanes as there are cores (``apps/lanes.py``), and
+each is evaluated as soon as it is trained. What is done is skipped, and what was stopped goes on
+where it was, so the command may be interrupted at any moment and run again.
 """
 
-import time
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 from minillama.apps.evaluate import evaluate
-from minillama.apps.samples import publish, write_samples
+from minillama.apps.lanes import (
+    Done,
+    Job,
+    count_cores,
+    run_here,
+    run_in_turn,
+    run_jobs,
+    timetable,
+)
+from minillama.apps.samples import publish_runs, write_samples
 from minillama.corpus.token_files import open_corpus
+from minillama.errors import ConfigError
 from minillama.evaluate.baselines import byte_ngram_bits_per_byte, ngram_bits_per_byte
 from minillama.figures.benchmarks import PANELS
 from minillama.figures.draw import draw_figures
-from minillama.files import read_json, write_json
+from minillama.files import alone_in, read_json, write_json
 from minillama.scale.build_corpus import build
 from minillama.scale.runtime import train_distributed
 from minillama.scale.sources import fetch
 from minillama.tables import text_table
-from minillama.train.config import load_preset
+from minillama.train.backend import LocalBackend
+from minillama.train.config import TrainConfig, load_preset
 from minillama.train.dataloader import StatelessDataLoader
 from minillama.train.log import read_metrics
 
 RUNGS = ("7b", "13b", "33b", "65b")
 QUESTIONS = 100
 """Questions per benchmark and checkpoint; `minillama evaluate` without a limit asks them all."""
+FIGURES = Path("figures")
+"""Where the published figures are, seen from the project's folder."""
 
 
 def reproduce(
     ladder: Literal["nano", "mini"] = "nano",
     runs: Path = Path("runs"),
-    out: Path = Path("figures"),
+    out: Path | None = None,
     questions: int = QUESTIONS,
     seeds: int = 1,
-    publish_logs: bool = False,
+    lanes: int = 0,
+    publish: bool = False,
 ) -> None:
     """Fetch, build, train the ladder, evaluate, draw Figures 1 and 2, and write samples.
 
     Args:
         ladder: which ladder: nano (two CPU cores, minutes) or mini (one GPU).
         runs: where the run folders are.
-        out: where the figures go.
+        out: where the figures go; by default RUNS/figures.
         questions: asked in each benchmark of Figure 2, at each of 12 checkpoints of a run.
         seeds: trainings of the smallest size, for the band of noise in Figure 2.
-        publish_logs: copy the runs' logs into data/runs, where the notebooks read them.
+        lanes: how many models are trained at once, with one thread each; 0 stands for as many as
+            there are cores. A GPU trains one after the other.
+        publish: draw the figures in figures/ as well, and copy the runs' logs into data/runs,
+            where the notebooks read them.
     """
-    began = time.monotonic()
-    presets = [f"{ladder}-{rung}" for rung in RUNGS]
-    configs = [load_preset(preset) for preset in presets]
-    configs += [
-        replace(configs[0], seed=seed, name=f"{presets[0]}-seed{seed}") for seed in range(1, seeds)
-    ]
-    names = [config.name for config in configs]
-    stage("1 fetch", fetch)
-    print(stage("2 build", lambda: corpus(ladder)))
+    if lanes < 0:
+        raise ConfigError(f"lanes = {lanes}", "name a number from 1 up; 0 takes all cores")
+    with alone_in(runs / "reproduce", "reproduce", "--runs"):
+        configs = ladder_configs(ladder, runs, seeds)
+        done = make_runs(ladder, configs, questions, lanes)
+        done += show_runs(ladder, configs[:4], out or runs / "figures")
+        if publish:
+            draw_figures(runs=runs, ladder=ladder, out=FIGURES)
+            publish_runs(runs, [config.name for config in configs], configs[3].name, ladder)
+        print(timetable(done))
+
+
+def ladder_configs(ladder: str, runs: Path, seeds: int) -> list[TrainConfig]:
+    """The four sizes, smallest first, then the smallest with other seeds."""
+    configs = [replace(load_preset(f"{ladder}-{rung}"), runs=str(runs)) for rung in RUNGS]
+    smallest = configs[0]
+    for seed in range(1, seeds):
+        configs.append(replace(smallest, seed=seed, name=f"{smallest.name}-seed{seed}"))
+    return configs
+
+
+def make_runs(
+    ladder: str, configs: Sequence[TrainConfig], questions: int, lanes: int
+) -> list[Done]:
+    """Everything that takes time: the corpus, then the runs, their evaluations and the 5-grams."""
+    largest = configs[3]
+    _, fetched = run_here("fetch", fetch)
+    table, built = run_here("build", lambda: corpus(largest))
+    print(table)
+    on_gpu = LocalBackend(largest.device).device.type == "cuda"
+    if not on_gpu:  # the numbers of one thread, in however many lanes
+        configs = [replace(config, threads=1) for config in configs]
+    jobs = plan_jobs(ladder, configs, questions)
+    lanes = lanes or (1 if on_gpu else min(count_cores(), len(jobs)))
+    return [fetched, built, *(run_in_turn(jobs) if lanes == 1 else run_jobs(jobs, lanes))]
+
+
+def plan_jobs(ladder: str, configs: Sequence[TrainConfig], questions: int) -> list[Job]:
+    """A training and an evaluation of each run, and the count of 5-grams, which fills a gap."""
+    jobs, largest = [], configs[3]
     for config in configs:
-        stage(f"3 train {config.name}", lambda config=config: train_distributed(config))
-    counted = stage("4 baseline", lambda: baseline(ladder, runs))
-    for name in names:
-        table = stage(
-            f"5 evaluate {name}",
-            lambda name=name: evaluate(runs / name, PANELS, limit=questions, checkpoints="all"),
-        )
-        print(table)
+        size, training = config.model.num_parameters(), f"train {config.name}"
+        # In FLOP / 6 (Kaplan et al., 2020): all trainings before the first evaluation.
+        jobs.append(Job(training, partial(train_distributed, config), cost=size * config.tokens))
+        ask = partial(evaluate, config.run, PANELS, limit=questions, checkpoints="all")
+        jobs.append(Job(f"evaluate {config.name}", ask, needs=(training,), cost=size))
+    counting = partial(baseline, largest, five_grams(ladder, largest))
+    return [*jobs, Job("count 5-grams", counting)]
+
+
+def five_grams(ladder: str, config: TrainConfig) -> Path:
+    """Where the 5-gram's figures are kept: RUNS/LADDER-5gram.json."""
+    return Path(config.runs) / f"{ladder}-5gram.json"
+
+
+def show_runs(ladder: str, configs: Sequence[TrainConfig], out: Path) -> list[Done]:
+    """Draw the figures and write the samples, if they are not up to date; print the summary."""
+    largest, done = configs[-1], []
+    runs = Path(largest.runs)
     drawn = out / "figure2_benchmarks.json"  # the last file that draw_figures() writes
-    logs = [path for name in names for path in (runs / name).rglob("*.json*")]
-    inputs = [path for path in logs if path.name != "samples.json"]
-    inputs.append(Path(configs[0].corpus) / "manifest.json")
-    if newer(drawn, inputs) and (out / "data_waterfall.json").exists():
-        print(f"=== 6 figures: {out} is up to date")
+    logs = [path for path in runs.glob(f"{ladder}-*/**/*.json*") if path.name != "samples.json"]
+    if (
+        newer(drawn, [*logs, Path(largest.corpus) / "manifest.json"])
+        and (out / "data_waterfall.json").exists()
+    ):
+        print(f"=== figures: {out} is up to date")
     else:
-        print(stage("6 figures", lambda: draw_figures(runs=runs, ladder=ladder, out=out)))
-    if newer(runs / presets[-1] / "samples.json", [runs / presets[-1] / "metrics.jsonl"]):
-        print(f"=== 7 samples: {runs / presets[-1] / 'samples.json'} is up to date")
+        text, took = run_here("figures", lambda: draw_figures(runs=runs, ladder=ladder, out=out))
+        print(text)
+        done.append(took)
+    samples = largest.run / "samples.json"
+    if newer(samples, [largest.run / "metrics.jsonl"]):
+        print(f"=== samples: {samples} is up to date")
     else:
-        print(stage("7 samples", lambda: write_samples(runs / presets[-1])))
-    print(summary(counted, presets, runs))
-    if publish_logs:
-        publish(runs, names, presets[-1], ladder)
-    print(f"done in {(time.monotonic() - began) / 60:.1f} min")
-
-
-def stage(name: str, work: Callable[[], Any]) -> Any:
-    """Run one stage between two lines that say what and how long."""
-    print(f"=== {name}", flush=True)
-    began = time.monotonic()
-    result = work()
-    print(f"=== {name}: {time.monotonic() - began:.0f} s", flush=True)
-    return result
+        text, took = run_here("samples", lambda: write_samples(largest.run))
+        print(text)
+        done.append(took)
+    counted = baseline(largest, five_grams(ladder, largest))  # as it was kept
+    print(summary(counted, [config.name for config in configs], runs))
+    return done
 
 
 def newer(made: Path, inputs: list[Path]) -> bool:
@@ -98,24 +153,22 @@ def newer(made: Path, inputs: list[Path]) -> bool:
     return made.exists() and all(made.stat().st_mtime >= path.stat().st_mtime for path in inputs)
 
 
-def corpus(ladder: str) -> str:
+def corpus(largest: TrainConfig) -> str:
     """Build the corpus of a ladder, without texts of the user's own; returns Table 1."""
-    largest = load_preset(f"{ladder}-{RUNGS[-1]}")
     return build(
         name=Path(largest.corpus).name, vocab_size=largest.model.vocab_size, own_share=0,
         budget=largest.tokens,
     )  # fmt: skip
 
 
-def baseline(ladder: str, runs: Path) -> dict[str, Any]:
-    """Bits per byte of 5-gram models; kept in RUNS/LADDER-5gram.json.
+def baseline(config: TrainConfig, path: Path) -> dict[str, Any]:
+    """Bits per byte of 5-gram models; kept in a file.
 
     Of bytes and of pieces, counted on all training text; and of pieces, counted on no more than
-    the largest model has read.
+    the largest model, which ``config`` describes, has read.
     """
-    config = load_preset(f"{ladder}-{RUNGS[-1]}")
     text = open_corpus(config.corpus)
-    path, data = runs / f"{ladder}-5gram.json", text.fingerprint
+    data = text.fingerprint
     if path.exists() and (counted := read_json(path))["data"] == data:
         return counted
     order = StatelessDataLoader(text, config.seq_len, config.batch_sequences, config.seed)

@@ -36,7 +36,9 @@ def write_samples(run: Path) -> str:
     return "\n\n".join(f"--- {s['style']}\n{s['prompt']}{s['text']}" for s in samples)
 
 
-def publish(runs: Path, names: list[str], largest: str, ladder: str, to: Path = PUBLISHED) -> None:
+def publish_runs(
+    runs: Path, names: list[str], largest: str, ladder: str, to: Path = PUBLISHED
+) -> None:
     """Copy what the notebooks read: settings, logs, results and samples, and the 5-gram's figures.
 
     Of the results question by question, only those at the end of the smallest and the largest

@@ -25,7 +25,7 @@ from minillama.figures.style import RC, save_figure
 def draw_figures(
     runs: Path = Path("runs"),
     ladder: str = "nano",
-    out: Path = Path("figures"),
+    out: Path | None = None,
     published: Path = PUBLISHED,
 ) -> str:
     """Draw Figures 1 and 2, and the inference budget, from the runs of a ladder, finished or not.
@@ -36,7 +36,7 @@ def draw_figures(
     Args:
         runs: where the run folders are.
         ladder: nano, mini or full.
-        out: where the figures go.
+        out: where the figures go; by default RUNS/figures.
         published: where further runs of the same sizes are looked for, if not in ``runs``: other
             seeds of the smallest, and other lengths.
 
@@ -45,6 +45,7 @@ def draw_figures(
         DataError: a run or all evaluations are missing; the message says what to run. Figure 1,
             the inference budget and the waterfall need no evaluations and are written first.
     """
+    out = out or runs / "figures"
     loaded = load_runs(runs, ladder)
     seeds = seeds_of(loaded[0], runs, published)
     command = ["minillama", "figures", "--runs", str(runs), "--ladder", ladder, "--out", str(out)]
