@@ -8,6 +8,7 @@ seed, and new documents come in among the old ones.
 
 import heapq
 import json
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +16,12 @@ from typing import Protocol, TypeVar
 
 from minillama.corpus.contamination import owners_of
 from minillama.corpus.deduplicate import HashSet, hash64
+from minillama.corpus.document import read_documents
+from minillama.corpus.mixture import OWN_SLICE
 from minillama.corpus.pipeline import BUFFER
 from minillama.corpus.statistics import StepStats
-from minillama.files import atomic_path
+from minillama.corpus.text_files import find_cut
+from minillama.files import atomic_path, write_text
 
 VALID_SHARE = 0.03
 SLACK = 2
@@ -47,7 +51,7 @@ class Sized(Protocol):
 T = TypeVar("T", bound=Sized)
 
 
-def cap(entries: Iterable[T], max_bytes: int, stats: StepStats) -> list[T]:
+def cap(entries: Iterable[T], max_bytes: float, stats: StepStats) -> list[T]:
     """At most ``max_bytes`` of a slice: documents in the order of their keys, a fixed sample.
 
     Memory is bounded by the limit, not by the slice: of all entries only those with the smallest
@@ -78,9 +82,9 @@ def cap(entries: Iterable[T], max_bytes: int, stats: StepStats) -> list[T]:
 
 
 def split(entries: Iterable[T]) -> dict[str, list[T]]:
-    """Hold out whole documents, about 3% of the bytes and at least one, chosen by their keys.
+    """Hold out whole documents, about 3% of the bytes, chosen by their keys.
 
-    Documents much larger than the share are never held out.
+    Documents much larger than the share are never held out: where all are, none is.
     """
     by_key = sorted(entries, key=lambda entry: entry.key)
     target = VALID_SHARE * sum(entry.size for entry in by_key)
@@ -89,10 +93,24 @@ def split(entries: Iterable[T]) -> dict[str, list[T]]:
         if total + entry.size <= 1.5 * target and total < target:
             valid.append(entry)
             total += entry.size
-    if not valid and len(by_key) > 1:
-        valid = [min(by_key, key=lambda entry: entry.size)]
     held = {entry.key for entry in valid}
     return {"train": [e for e in by_key if e.key not in held], "valid": valid}
+
+
+def hold_out_tail(train: Path, valid: Path) -> None:
+    """Move about 3% of the text, the end of the longest training document, to the held-out file."""
+    sizes = [len(record["text"]) for record in read_documents(train)]
+    longest = sizes.index(max(sizes))
+    tail = max(1, int(VALID_SHARE * sum(sizes)))
+    with atomic_path(train) as tmp, open(tmp, "w", encoding="utf-8") as out:
+        for number, record in enumerate(read_documents(train)):
+            if number == longest:
+                text, end = record["text"], sizes[number] - tail
+                cut = find_cut(text, max(1, end - tail), end)
+                record["text"] = text[:cut].rstrip()
+                held = record | {"text": text[cut:].strip(), "path": f"{record['path']} (its end)"}
+                write_text(valid, json.dumps(held, ensure_ascii=False) + "\n")
+            out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def deduplicate(entries: Iterable[T], stats: StepStats, seen: HashSet) -> Iterator[T]:
@@ -158,7 +176,7 @@ def choose_documents(
     Args:
         clean: slice -> its file of clean documents, with the entries beside it.
         texts: the folder to write to.
-        slice_mb: at most so many megabytes of a slice.
+        slice_mb: at most so many megabytes of a slice; the user's own texts are all taken.
 
     Returns:
         slice -> the rows of its waterfall.
@@ -171,10 +189,13 @@ def choose_documents(
         rows = [StepStats(step) for step in steps]
         entries = deduplicate(read_entries(path), rows[0], seen)
         entries = drop_contaminated(entries, contaminated[name], rows[1])
-        parts = split(cap(entries, int(slice_mb * 1e6), rows[2]))
+        limit = math.inf if name == OWN_SLICE else slice_mb * 1e6
+        parts = split(cap(entries, limit, rows[2]))
         waterfalls[name] = rows
         for split_name, part in parts.items():
             _copy_lines(path, part, texts / f"{name}.{split_name}.jsonl")
+        if parts["train"] and not parts["valid"]:
+            hold_out_tail(texts / f"{name}.train.jsonl", texts / f"{name}.valid.jsonl")
     return waterfalls
 
 

@@ -6,6 +6,7 @@ is not there. A corpus of the same sources, settings and versions is not built a
 that was stopped goes on where it was.
 """
 
+import contextlib
 import hashlib
 import math
 from collections.abc import Callable, Iterator
@@ -21,7 +22,7 @@ from minillama.corpus.document import read_documents
 from minillama.corpus.mixture import OWN_SLICE, mixture
 from minillama.corpus.pipeline import StepContext
 from minillama.corpus.recipes import RECIPES, SIZES, recipe_versions
-from minillama.corpus.sources import DOWNLOADS, SOURCES, load_sources
+from minillama.corpus.sources import DOWNLOADS, SOURCES, Source, load_sources
 from minillama.corpus.split import choose_documents
 from minillama.corpus.statistics import StepStats, summary, table1, waterfall_table
 from minillama.corpus.token_files import (
@@ -46,7 +47,7 @@ from minillama.scale.clean import (
     tasks_of,
 )
 from minillama.scale.pool import pool
-from minillama.scale.user_texts import OWN_FOLDER
+from minillama.scale.user_texts import OWN_FOLDER, own_sources
 from minillama.tokenizer import Tokenizer, train_tokenizer
 
 
@@ -67,8 +68,10 @@ def build(
     Args:
         name: the corpus's folder.
         vocab_size: pieces of the tokenizer; the paper has 32,000.
-        slice_mb: at most so many megabytes of text a slice; 10 for nano, 100 for mini.
-        own_share: share of the mixture for texts added with `minillama data add`; 0: without them.
+        slice_mb: at most so many megabytes of text a slice; 10 for nano, 100 for mini. Texts of
+            yours are all taken.
+        own_share: share of the mixture for texts added with `minillama data add`; 0: without them;
+            1: nothing else, and no package need be fetched.
         budget: training tokens for which the table states the epochs; the recipe's by default.
         data: the data folder.
         sources: the list of packages.
@@ -88,10 +91,14 @@ def build(
     budget = SIZES[recipe].budget if budget is None else budget
     _check_settings(name, vocab_size, slice_mb, own_share, workers, budget)
     folder, own_texts = data / "corpus" / name, data / OWN_FOLDER
-    if not own_share or not own_texts.exists():
+    if not own_share or not own_sources(own_texts):
+        if own_share == 1:
+            raise DataError("there are no texts of yours", "run `minillama data add FOLDER` first")
         own_texts, own_share = None, 0.0
     settings = (recipe, slice_mb, vocab_size, own_share)
-    key = fingerprint(sources, downloads, own_texts, settings)
+    packages = needed_packages(sources, downloads, own_share)
+    pins = [source.pin for source in packages] if own_share == 1 else []
+    key = fingerprint(sources, downloads, own_texts, (*settings, *pins))
     if (folder / "manifest.json").exists():
         manifest = read_json(folder / "manifest.json")
         if manifest.get("fingerprint") == key:
@@ -99,7 +106,7 @@ def build(
             return describe(manifest, budget)
     build_dir = BuildDir(folder / "work", StepContext(sources, downloads, scratch=folder / "work"))
     with alone_in(folder):
-        manifest = _build(folder, build_dir, own_texts, key, settings, workers)
+        manifest = _build(folder, build_dir, packages, own_texts, key, settings, workers)
     return describe(manifest, budget)
 
 
@@ -112,8 +119,26 @@ def _check_settings(
         raise ConfigError(f"vocab_size = {vocab_size}", "256 pieces are bytes: take 300 or more")
     if not 0 < slice_mb < math.inf or workers < 1 or budget < 1:
         raise ConfigError("slice_mb, workers and budget must be above 0 and finite")
-    if not 0 <= own_share < 1:
-        raise ConfigError(f"own_share = {own_share}", "choose a fraction from 0 to below 1")
+    if not 0 <= own_share <= 1:
+        raise ConfigError(f"own_share = {own_share}", "choose a fraction from 0 to 1")
+
+
+def needed_packages(sources: Path, downloads: Path, own_share: float) -> list[Source]:
+    """The packages that a build reads: all; for the user's texts alone, the benchmarks if fetched.
+
+    Raises:
+        DataError: the list of packages is missing or malformed.
+    """
+    packages = load_sources(sources)
+    if own_share < 1:
+        return packages
+    fetched = []
+    for source in packages:
+        if source.kind == "evaluation":
+            with contextlib.suppress(DataError):
+                source.find(downloads)
+                fetched.append(source)
+    return fetched
 
 
 def fingerprint(
@@ -123,10 +148,8 @@ def fingerprint(
     parts = [load_sources(sources), settings, recipe_versions()]
     for paths in local_files(downloads).values():
         parts += [(path.name, sha256(path)) for path in paths]
-    for path in sorted(own_texts.rglob("*.txt")) if own_texts else ():
-        if path.is_file():
-            name = str(path.relative_to(own_texts))
-            parts.append((name, sha256(path)))
+    for path in own_sources(own_texts) if own_texts else ():
+        parts.append((path.name, sha256(path)))
     content = repr(parts).encode(errors="replace")
     return hashlib.sha256(content).hexdigest()
 
@@ -134,6 +157,7 @@ def fingerprint(
 def _build(
     folder: Path,
     build_dir: BuildDir,
+    packages: list[Source],
     own_texts: Path | None,
     key: str,
     settings: tuple[Any, ...],
@@ -141,10 +165,11 @@ def _build(
 ) -> dict[str, Any]:
     """Build a corpus in ``folder``, where nobody else does; returns its manifest."""
     recipe, slice_mb, vocab_size, own_share = settings
-    packages = load_sources(build_dir.context.sources)
     for source in packages:
         source.find(build_dir.context.downloads)  # complain before the old corpus goes
     _make_room(folder, key)
+    if not packages:
+        Index().save(build_dir.index)  # no benchmark to look for
 
     # Text.
     tasks = tasks_of(packages, recipe, own_texts)
