@@ -13,8 +13,6 @@ from typing import NamedTuple
 from minillama.errors import DataError
 from minillama.files import atomic_path
 
-MAX_TEXT_BYTES = 64 * 2**20
-"""Larger files are no texts."""
 Members = Iterable[tuple[str, bytes]]
 """Files of a package: (name, content)."""
 Texts = Iterator[tuple[str, str]]
@@ -74,22 +72,6 @@ def decode_text(content: bytes) -> str:
 def no_surrogates(text: str) -> str:
     """Half characters, which file names and some formats have, become question marks."""
     return text.encode("utf-8", errors="replace").decode("utf-8")
-
-
-def read_text_file(path: Path) -> tuple[str, str]:
-    """Read a text of the user's: (text, ""), or ("", the reason why it is none)."""
-    if not path.is_file():
-        return "", "a folder or a broken link"
-    if path.stat().st_size > MAX_TEXT_BYTES:
-        return "", "too large a file"
-    content = path.read_bytes()
-    if b"\0" in content:
-        return "", "binary"
-    try:
-        text = tidy(content.decode("utf-8-sig"))
-    except UnicodeDecodeError:
-        return "", "not UTF-8"
-    return text, "" if text else "empty"
 
 
 def read_documents(path: Path) -> Iterable[dict[str, str]]:

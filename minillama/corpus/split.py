@@ -19,10 +19,12 @@ import numpy as np
 
 from minillama.corpus.contamination import RUN, owners_of
 from minillama.corpus.deduplicate import HashSet, hash64, word_runs
+from minillama.corpus.document import read_documents
 from minillama.corpus.mixture import OWN_SLICE, mixture
 from minillama.corpus.pipeline import BUFFER
 from minillama.corpus.statistics import StepStats
-from minillama.files import atomic_path
+from minillama.corpus.text_files import find_cut
+from minillama.files import atomic_path, write_text
 
 HELD_SHARE = 0.03
 """Of a slice's bytes, for choices (``valid``) and once more for what is reported (``test``)."""
@@ -71,7 +73,7 @@ class Sized(Protocol):
 T = TypeVar("T", bound=Sized)
 
 
-def cap(entries: Iterable[T], max_bytes: int, stats: StepStats) -> list[T]:
+def cap(entries: Iterable[T], max_bytes: float, stats: StepStats) -> list[T]:
     """At most ``max_bytes`` of a slice: documents in the order of their keys, a fixed sample.
 
     Memory is bounded by the limit, not by the slice: of all entries only those with the smallest
@@ -104,8 +106,8 @@ def cap(entries: Iterable[T], max_bytes: int, stats: StepStats) -> list[T]:
 def split(entries: Iterable[T]) -> dict[str, list[T]]:
     """Hold out whole documents, chosen by their keys: ``valid`` and ``test``, the rest ``train``.
 
-    Each is about 3% of the bytes and at least one document, if two are left. Documents much larger
-    than the share are never held out.
+    Each is about 3% of the bytes. Documents much larger than the share are never held out: where
+    all are, none is.
     """
     left = sorted(entries, key=lambda entry: entry.key)
     target = HELD_SHARE * sum(entry.size for entry in left)
@@ -116,12 +118,26 @@ def split(entries: Iterable[T]) -> dict[str, list[T]]:
             if total + entry.size <= 1.5 * target and total < target:
                 held.append(entry)
                 total += entry.size
-        if not held and len(left) > 1:
-            held = [min(left, key=lambda entry: entry.size)]
         parts[name] = held
         keys = {entry.key for entry in held}
         left = [entry for entry in left if entry.key not in keys]
     return {"train": left, **parts}
+
+
+def hold_out_tail(train: Path, held_out: Path) -> None:
+    """Move about 3% of the text, the end of the longest training document, to the held-out file."""
+    sizes = [len(record["text"]) for record in read_documents(train)]
+    longest = sizes.index(max(sizes))
+    tail = max(1, int(HELD_SHARE * sum(sizes)))
+    with atomic_path(train) as tmp, open(tmp, "w", encoding="utf-8") as out:
+        for number, record in enumerate(read_documents(train)):
+            if number == longest:
+                text, end = record["text"], sizes[number] - tail
+                cut = find_cut(text, max(1, end - tail), end)
+                record["text"] = text[:cut].rstrip()
+                held = record | {"text": text[cut:].strip(), "path": f"{record['path']} (its end)"}
+                write_text(held_out, json.dumps(held, ensure_ascii=False) + "\n")
+            out.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def deduplicate(entries: Iterable[T], stats: StepStats, seen: HashSet) -> Iterator[T]:
@@ -246,7 +262,7 @@ def choose_documents(
     Args:
         clean: slice -> its file of clean documents, with the entries beside it.
         texts: the folder to write to.
-        slice_mb: at most so many megabytes of a slice.
+        slice_mb: at most so many megabytes of a slice; the user's own texts are all taken.
 
     Returns:
         slice -> the rows of its waterfall.
@@ -264,10 +280,15 @@ def choose_documents(
             entries = thin_sources(list(entries), SOURCE_SHARE / shares[name], one_source)
         else:
             rows.remove(one_source)
-        parts = split(cap(entries, int(slice_mb * 1e6), whole))
+        limit = math.inf if name == OWN_SLICE else slice_mb * 1e6
+        parts = split(cap(entries, limit, whole))
         waterfalls[name] = rows
         for split_name, part in parts.items():
             _copy_lines(path, part, texts / f"{name}.{split_name}.jsonl")
+        train = texts / f"{name}.train.jsonl"
+        for split_name in ("test", "valid"):
+            if parts["train"] and not parts[split_name]:
+                hold_out_tail(train, texts / f"{name}.{split_name}.jsonl")
     return waterfalls
 
 

@@ -139,7 +139,8 @@ def table1(manifest: dict[str, Any], budget: int) -> str:
         megabytes = sum(entry[split]["bytes"] for split in SPLITS) / 1e6
         total += megabytes
         left = (f"{kept:,}", f"{megabytes:.2f}", f"{tokens[name]:,}")
-        rows.append((name, *came, *left, f"{weights[name]:.1%}", f"{read[name]:.2f}", *paper))
+        label = name if entry["valid"]["tokens"] else f"{name} (nothing held out)"
+        rows.append((label, *came, *left, f"{weights[name]:.1%}", f"{read[name]:.2f}", *paper))
     rows.append(("all", *[None] * 3, f"{total:.2f}", f"{sum(tokens.values()):,}", *[None] * 5))
     header = ("slice", "files in", "MB in", "kept", "MB", "tokens", "share", "epochs",
               "paper: share", "epochs", "disk")  # fmt: skip

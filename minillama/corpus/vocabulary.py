@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from minillama.corpus.document import read_documents, read_text_file
+from minillama.corpus.document import read_documents
+from minillama.corpus.text_files import EMPTY, UnreadableError, kind_of, read_text_file
 from minillama.corpus.token_files import open_corpus
 from minillama.errors import DataError
 from minillama.tokenizer import Tokenizer, train_tokenizer
@@ -28,18 +29,20 @@ def read_texts(path: Path) -> Iterator[str]:
     """The texts of a file, of all .txt files below a folder, or of a built corpus by its shares.
 
     Raises:
-        DataError: nothing is there, or a file is no UTF-8 text.
+        DataError: nothing is there, or a file cannot be read.
     """
     if (path / "manifest.json").exists():
         yield from sample(path, open_corpus(path).weights)
         return
     if not path.exists():
         raise DataError(f"{path} does not exist", "name a text file, a folder or a built corpus")
-    for file in sorted(path.rglob("*.txt")) if path.is_dir() else [path]:
-        text, reason = read_text_file(file)
-        if reason not in ("", "empty"):
-            raise DataError(f"{file} is no text ({reason})", "texts must be UTF-8")
-        yield text
+    below = sorted(file for file in path.rglob("*") if kind_of(file) == ".txt")
+    for file in below if path.is_dir() else [path]:
+        try:
+            yield from (text for _, text in read_text_file(file))
+        except UnreadableError as error:
+            if error.reason != EMPTY:
+                raise
 
 
 def train(

@@ -6,6 +6,7 @@ is not there. A corpus of the same sources, settings and versions is not built a
 that was stopped goes on where it was.
 """
 
+import contextlib
 import hashlib
 import math
 from collections import Counter, defaultdict
@@ -54,7 +55,7 @@ from minillama.scale.clean import (
     tasks_of,
 )
 from minillama.scale.pool import pool
-from minillama.scale.user_texts import OWN_FOLDER
+from minillama.scale.user_texts import OWN_FOLDER, own_sources
 from minillama.tokenizer import Tokenizer, train_tokenizer
 
 
@@ -75,15 +76,17 @@ def build(
     Args:
         name: the corpus's folder.
         vocab_size: pieces of the tokenizer; the paper has 32,000.
-        slice_mb: at most so many megabytes of text a slice; 10 for nano, 100 for mini.
-        own_share: share of the mixture for texts added with `minillama data add`; 0: without them.
+        slice_mb: at most so many megabytes of text a slice; 10 for nano, 100 for mini. Texts of
+            yours are all taken.
+        own_share: share of the mixture for texts added with `minillama data add`; 0: without them;
+            1: nothing else, and no package need be fetched.
         budget: training tokens for which the table states the epochs; the recipe's by default.
         data: the data folder.
         sources: the list of packages.
         downloads: where they were fetched to.
         workers: processes.
-        recipe: nano (10 million tokens) or mini (all that the packages have, for 100 million); by
-            default that of the corpus's name, or else nano.
+        recipe: nano (10 MB a slice), small (all of the default packages) or mini (larger ones
+            too); by default that of the corpus's name, or else nano.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -96,10 +99,14 @@ def build(
     budget = SIZES[recipe].budget if budget is None else budget
     _check_settings(name, vocab_size, slice_mb, own_share, workers, budget)
     folder, own_texts = data / "corpus" / name, data / OWN_FOLDER
-    if not own_share or not own_texts.exists():
+    if not own_share or not own_sources(own_texts):
+        if own_share == 1:
+            raise DataError("there are no texts of yours", "run `minillama data add FOLDER` first")
         own_texts, own_share = None, 0.0
     settings = (recipe, slice_mb, vocab_size, own_share)
-    key = fingerprint(sources, downloads, own_texts, settings)
+    packages = needed_packages(sources, downloads, recipe, own_share)
+    pins = [source.pin for source in packages] if own_share == 1 else []
+    key = fingerprint(sources, downloads, own_texts, (*settings, *pins))
     if (folder / "manifest.json").exists():
         manifest = read_json(folder / "manifest.json")
         if manifest.get("fingerprint") == key:
@@ -107,7 +114,7 @@ def build(
             return describe(manifest, budget)
     build_dir = BuildDir(folder / "work", StepContext(sources, downloads, scratch=folder / "work"))
     with alone_in(folder):
-        manifest = _build(folder, build_dir, own_texts, key, settings, workers)
+        manifest = _build(folder, build_dir, packages, own_texts, key, settings, workers)
     return describe(manifest, budget)
 
 
@@ -120,8 +127,26 @@ def _check_settings(
         raise ConfigError(f"vocab_size = {vocab_size}", "256 pieces are bytes: take 300 or more")
     if not 0 < slice_mb < math.inf or workers < 1 or budget < 1:
         raise ConfigError("slice_mb, workers and budget must be above 0 and finite")
-    if not 0 <= own_share < 1:
-        raise ConfigError(f"own_share = {own_share}", "choose a fraction from 0 to below 1")
+    if not 0 <= own_share <= 1:
+        raise ConfigError(f"own_share = {own_share}", "choose a fraction from 0 to 1")
+
+
+def needed_packages(sources: Path, downloads: Path, recipe: str, own_share: float) -> list[Source]:
+    """The packages that a build reads: all of the recipe's; for the user's texts alone, the benchmarks if fetched.
+
+    Raises:
+        DataError: the list of packages is missing or malformed.
+    """
+    packages = [source for source in load_sources(sources) if source.in_recipe(recipe)]
+    if own_share < 1:
+        return packages
+    fetched = []
+    for source in packages:
+        if source.kind == "evaluation":
+            with contextlib.suppress(DataError):
+                source.find(downloads)
+                fetched.append(source)
+    return fetched
 
 
 def fingerprint(
@@ -131,10 +156,8 @@ def fingerprint(
     parts = [load_sources(sources), settings, recipe_versions()]
     for paths in local_files(downloads).values():
         parts += [(path.name, sha256(path)) for path in paths]
-    for path in sorted(own_texts.rglob("*.txt")) if own_texts else ():
-        if path.is_file():
-            name = str(path.relative_to(own_texts))
-            parts.append((name, sha256(path)))
+    for path in own_sources(own_texts) if own_texts else ():
+        parts.append((path.name, sha256(path)))
     content = repr(parts).encode(errors="replace")
     return hashlib.sha256(content).hexdigest()
 
@@ -142,6 +165,7 @@ def fingerprint(
 def _build(
     folder: Path,
     build_dir: BuildDir,
+    packages: list[Source],
     own_texts: Path | None,
     key: str,
     settings: tuple[Any, ...],
@@ -149,10 +173,11 @@ def _build(
 ) -> dict[str, Any]:
     """Build a corpus in ``folder``, where nobody else does; returns its manifest."""
     recipe, slice_mb, vocab_size, own_share = settings
-    packages = [s for s in load_sources(build_dir.context.sources) if s.in_recipe(recipe)]
     for source in packages:
         source.find(build_dir.context.downloads)  # complain before the old corpus goes
     _make_room(folder, key)
+    if not packages:
+        Index().save(build_dir.index)  # no benchmark to look for
 
     # Text.
     tasks = tasks_of(packages, recipe, own_texts)

@@ -14,39 +14,30 @@ A line holds {"text": ..., "meta": {...}}; in common_crawl the classifier's find
 the text instead. A folder that has the files is read itself, else the addresses in ``urls``, which
 is what Hugging Face keeps of the data set.
 
-Every file becomes one part of the corpus, written whole or not at all: what is interrupted goes on
-with the first file that is not there yet. A part is written twice: as it is read, and again in the
-order of the documents' keys, which is a shuffle. Parts are not shuffled among each other: a reader
-takes windows from all of a slice's parts in turn.
+Every file becomes one part of the corpus (``parts``), written whole or not at all: what is
+interrupted goes on with the first file that is not there yet.
 """
 
 import glob
 import hashlib
 import json
 import shutil
-import tempfile
-from array import array
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 from tyro.conf import Positional
 
-from minillama.corpus.deduplicate import hash64
 from minillama.corpus.document import Document, Dropped
 from minillama.corpus.language import WIKIPEDIA_LANGUAGES
-from minillama.corpus.mixture import epochs, mixture
 from minillama.corpus.pipeline import MIN_BYTES
-from minillama.corpus.statistics import StepStats, merge, summary, table1
-from minillama.corpus.token_files import SPLITS, TokenFile, write_tokens
+from minillama.corpus.statistics import StepStats, table1
 from minillama.errors import ConfigError, DataError, nearest
-from minillama.files import alone_in, atomic_path, read_json, remove, sha256, write_json
-from minillama.scale.build_corpus import finish_corpus, token_counts
+from minillama.files import alone_in, atomic_path, read_json, remove, write_json
+from minillama.scale.parts import HELD_OUT, join_corpus, write_part
 from minillama.scale.pool import pool
 from minillama.tokenizer import Tokenizer
 
@@ -61,8 +52,6 @@ SOURCE = "RedPajama-Data-1T==1.0.0"
 ENDINGS = (".jsonl", ".jsonl.zst", ".jsonl.gz")
 MAX_LINE = 64 * 2**20
 """Characters of the longest line that is parsed."""
-HELD_OUT = 1_000
-"""One document in so many is held out."""
 BUDGET = 1_400_000_000_000
 
 
@@ -198,78 +187,16 @@ def parse_line(slice_name: str, line: bytes) -> str | Dropped:
 
 
 def build_part(file: File, corpus: Path, model: bytes, held_out: int = HELD_OUT) -> None:
-    """Tokenize one file into ``tokens/<part>.<split>.*``; what is there already stays.
-
-    Beside the tokens lie where each document is from, and last of all <part>.json, without which
-    the part is not there. One document in ``held_out``, by a hash of its text, is in each split
-    ``valid``. Memory grows by 40 bytes a document.
-    """
+    """Tokenize one file into a part of the corpus; what is there already stays."""
     done = corpus / "tokens" / f"{file.part}.json"
     digest = hashlib.sha256(model).hexdigest()
     made_of = {"name": file.name, "tokenizer": digest, "of": held_out, "size": file.size}
     if done.exists() and made_of.items() <= read_json(done).items():
         return
     done.unlink(missing_ok=True)
-    tokenizer, stats = Tokenizer(model), StepStats("read")
-    keys, lines, sizes, shares = array("Q"), array("q"), array("q"), array("b")
-
-    def encode_documents() -> Iterator[tuple[list[int], int]]:
-        for document in read_redpajama(file, stats):
-            key, line = document.key, document.path.rsplit("#", 1)[1]
-            keys.append(int(key[:16], 16))
-            lines.append(int(line))
-            sizes.append(document.size)
-            shares.append(min(hash64(key) % held_out, len(SPLITS) - 1))
-            ids = tokenizer.encode(document.text, bos=True, eos=True)
-            yield ids, document.size
-
-    # As they are read; then each split in the order of the keys.
-    with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=corpus) as tmp:
-        unsorted = write_tokens(Path(tmp, "part"), encode_documents(), tokenizer.vocab_size)
-        order = np.argsort(np.frombuffer(keys, np.uint64), kind="stable")
-        share_of = np.frombuffer(shares, np.uint8)[order]
-        for number, split in enumerate(("valid", "test", "train")):
-            chosen = order[share_of == number]
-            text = corpus / "text" / f"{file.part}.{split}.jsonl"
-            with atomic_path(text) as tmp_text, open(tmp_text, "w", encoding="utf-8") as origins:
-                for number in chosen:
-                    path = f"{file.name}#{lines[number]}"
-                    origin = {"source": SOURCE, "path": path, "id": f"{keys[number]:016x}"}
-                    origins.write(json.dumps(origin) + "\n")
-            documents = ((unsorted.document(number), sizes[number]) for number in chosen)
-            stem = corpus / "tokens" / f"{file.part}.{split}"
-            write_tokens(stem, documents, tokenizer.vocab_size)
+    stats = StepStats("read")
+    write_part(corpus, file.part, read_redpajama(file, stats), Tokenizer(model), held_out)
     write_json(done, made_of | {"stats": asdict(stats)})
-
-
-def join_parts(corpus: Path, slice_name: str, parts: list[str], split: str) -> TokenFile:
-    """One index of the shards and texts of all parts, which stay where they are."""
-    tokens = corpus / "tokens"
-    files = [TokenFile(tokens / f"{part}.{split}.json") for part in parts]
-    count = sum(file.n_documents for file in files)
-    path = tokens / f"{slice_name}.{split}.offsets.npy"
-    with atomic_path(path) as tmp:
-        offsets = np.lib.format.open_memmap(tmp, "w+", np.int64, (count + 1,))
-        documents = start = 0
-        for file in files:
-            end = documents + file.n_documents
-            offsets[documents : end + 1] = file.offsets + start
-            documents, start = end, start + file.tokens
-        offsets.flush()
-    index = {
-        "dtype": files[0].dtype.str,
-        "documents": count,
-        "tokens": start,
-        "bytes": sum(file.n_bytes for file in files),
-        "shards": [shard for file in files for shard in file.contents["shards"]],
-        "offsets": {"file": path.name, "sha256": sha256(path)},
-        "texts": [
-            {"file": f"{part}.{split}.jsonl", "documents": file.n_documents}
-            for part, file in zip(parts, files, strict=True)
-        ],
-    }
-    write_json(tokens / f"{slice_name}.{split}.json", index)
-    return TokenFile(tokens / f"{slice_name}.{split}.json")
 
 
 def build_full(
@@ -326,32 +253,3 @@ def build_full(
             list(tqdm(run(build, files), "tokenize", len(files), unit="file"))
         manifest = join_corpus(corpus, by_slice, budget)
     return table1(manifest, budget)
-
-
-def join_corpus(corpus: Path, by_slice: dict[str, list[File]], budget: int) -> dict[str, Any]:
-    """Join the parts of every slice and write the manifest."""
-    parts = {name: [file.part for file in files] for name, files in by_slice.items()}
-    files = {
-        split: {name: join_parts(corpus, name, parts[name], split) for name in parts}
-        for split in SPLITS
-    }
-    entries = {}
-    for name in parts:
-        reports = [read_json(corpus / "tokens" / f"{part}.json") for part in parts[name]]
-        rows = merge([StepStats(**report["stats"])] for report in reports)
-        entries[name] = summary(rows) | token_counts(files, name)
-    counts = {name: file.tokens for name, file in files["train"].items()}
-    weights = mixture(name for name, count in counts.items() if count)
-    if not weights:
-        raise DataError("RedPajama has no document that can be kept", "look into its files")
-    kept = {split: {name: files[split][name] for name in weights} for split in SPLITS}
-    manifest = {
-        "vocab_size": Tokenizer.load(corpus / "tokenizer.model").vocab_size,
-        "tokenizer_sha256": sha256(corpus / "tokenizer.model"),
-        "weights": weights,
-        "epochs": epochs(weights, counts, budget),
-        "sources": [SOURCE],
-        "slices": {name: entries[name] for name in weights},
-        "left_out": {name: entry for name, entry in entries.items() if name not in weights},
-    }
-    return finish_corpus(corpus, kept, manifest)

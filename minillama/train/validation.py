@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from minillama.corpus.token_files import Corpus, TokenFile
+from minillama.errors import DataError
 from minillama.model import Llama
 from minillama.tokenizer import Tokenizer
 from minillama.train.backend import LocalBackend
@@ -26,14 +27,17 @@ IGNORED = -100
 def validate(model: Llama, corpus: Corpus, config: TrainConfig, backend: LocalBackend) -> dict:
     """Loss in nats per token and bits per byte on the held-out documents, by slice and in all.
 
-    All processes call this. They share the windows, and each gets the whole result.
+    All processes call this. They share the windows, and each gets the whole result. Slices without
+    held-out text are named as ``nothing_held_out``.
     """
     result = valid_bits_per_byte(model, corpus, config.eval_tokens, config.seq_len, backend)
-    return {
+    record = {
         "valid_loss": result["loss"],
         "valid_bpb": result["bpb"],
         "valid_bpb_by_slice": result["bpb_by_slice"],
     }
+    without = [name for name in corpus.slices if name not in result["bpb_by_slice"]]
+    return record | ({"nothing_held_out": without} if without else {})
 
 
 def valid_bits_per_byte(
@@ -136,8 +140,14 @@ def score(
 
 
 def mixture_mean(values: dict[str, float], weights: dict[str, float]) -> float:
-    """The mean over the slices that have a value, by their share of the mixture."""
-    total = sum(weights[name] for name in values) or 1.0
+    """The mean over the slices that have a value, by their share of the mixture.
+
+    Raises:
+        DataError: none has.
+    """
+    total = sum(weights[name] for name in values)
+    if not total:
+        raise DataError("no slice of the corpus has held-out text", "build it again with more text")
     return sum(weights[name] * value for name, value in values.items()) / total
 
 
