@@ -132,7 +132,9 @@ def _check_settings(
 
 
 def needed_packages(sources: Path, downloads: Path, recipe: str, own_share: float) -> list[Source]:
-    """The packages that a build reads: all of the recipe's; for the user's texts alone, the benchmarks if fetched.
+    """The packages that a build reads: all of its recipe.
+
+    For the user's texts alone, the benchmarks, if they were fetched.
 
     Raises:
         DataError: the list of packages is missing or malformed.

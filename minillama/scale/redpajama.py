@@ -251,5 +251,6 @@ def build_full(
         build = partial(build_part, corpus=corpus, model=model, held_out=held_out)
         with pool(workers, "tokenize") as run:
             list(tqdm(run(build, files), "tokenize", len(files), unit="file"))
-        manifest = join_corpus(corpus, by_slice, budget)
+        parts = {name: [file.part for file in files] for name, files in by_slice.items()}
+        manifest = join_corpus(corpus, parts, [SOURCE], budget)
     return table1(manifest, budget)
