@@ -202,7 +202,7 @@ def _why_not_entered(folder: Path, own: list[Path]) -> str:
         return "a link to a folder"
     if folder.name.startswith("."):
         return "a hidden folder"
-    is_environment = (folder / "pyvenv.cfg").exists()
+    is_environment = os.path.exists(folder / "pyvenv.cfg")  # also False if it is forbidden
     if is_environment or folder.name in NOT_ENTERED or folder.name.endswith(".egg-info"):
         return "a folder that tools fill"
     return "minillama's own" if folder.resolve() in own else ""

@@ -27,8 +27,7 @@ IGNORED = -100
 def validate(model: Llama, corpus: Corpus, config: TrainConfig, backend: LocalBackend) -> dict:
     """Loss in nats per token and bits per byte on the held-out documents, by slice and in all.
 
-    All processes call this. They share the windows, and each gets the whole result. Slices without
-    held-out text are named as ``nothing_held_out``.
+    All processes call this and get the whole result. ``nothing_held_out`` names slices without.
     """
     result = valid_bits_per_byte(model, corpus, config.eval_tokens, config.seq_len, backend)
     record = {
@@ -140,11 +139,7 @@ def score(
 
 
 def mixture_mean(values: dict[str, float], weights: dict[str, float]) -> float:
-    """The mean over the slices that have a value, by their share of the mixture.
-
-    Raises:
-        DataError: none has.
-    """
+    """The mean over the slices that have a value, by their share; ``DataError`` if none has."""
     total = sum(weights[name] for name in values)
     if not total:
         raise DataError("no slice of the corpus has held-out text", "build it again with more text")

@@ -47,10 +47,13 @@ def test_the_first_page_comes_at_once() -> None:
 
 
 PAGES = {
-    "data": ["fetch", "build", "add", "trace"],
+    "data": ["fetch", "build", "add", "list", "remove", "hub", "trace"],
     "data fetch": ["--sources", "--downloads"],
     "data build": ["--name", "--vocab-size", "--slice-mb", "--own-share"],
-    "data add": ["--data", "PATH"],
+    "data add": ["--data", "--name", "--column", "PATH"],
+    "data list": ["--data"],
+    "data remove": ["--data"],
+    "data hub": ["--config", "--split", "--column", "--tokens", "--files", "--slice"],
     "data trace": ["--split", "the slice"],
     "tokenizer": ["train", "encode", "decode"],
     "tokenizer train": ["--vocab-size", "--out"],
@@ -183,8 +186,13 @@ def test_data_add(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine" / "a.txt").write_text(prose(1))
     words = ["data", "add", str(tmp_path / "mine"), "--data", str(tmp_path / "data")]
     code, out, _ = told(words, capsys)
-    assert code == 0 and out.startswith("added 1 texts")
-    assert (tmp_path / "data" / "my-texts" / "a.txt").read_text() == prose(1)
+    assert code == 0 and out.startswith("added 1 files")
+    assert prose(1) in (tmp_path / "data" / "my-texts" / "mine.jsonl").read_text()
+    data = ["--data", str(tmp_path / "data")]
+    code, out, _ = told(["data", "list", *data], capsys)
+    assert code == 0 and out.split("\n")[1].split()[:3] == ["mine", "1", "1"]
+    assert told(["data", "remove", "mine", *data], capsys)[0] == 0
+    assert "no texts of yours" in told(["data", "list", *data], capsys)[1]
 
 
 def test_plan_prints_the_papers_own(capsys: pytest.CaptureFixture[str]) -> None:

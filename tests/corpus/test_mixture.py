@@ -27,6 +27,7 @@ def test_the_whole_mixture_is_table_1():
         (["c4", "github", "books", "mytexts"],
          {"c4": 0.9 * 15 / 24, "github": 0.9 * 4.5 / 24, "books": 0.9 * 4.5 / 24, "mytexts": 0.1}),
         (["mytexts"], {"mytexts": 1}),
+        (["any_data_set"], {"any_data_set": 1}),
     ],
 )  # fmt: skip
 def test_shares_are_renormalized_over_what_is_present(present, by_hand):
@@ -39,9 +40,13 @@ def test_shares_are_renormalized_over_what_is_present(present, by_hand):
 def test_mixtures_that_make_no_sense():
     with pytest.raises(ConfigError, match=r"unknown slices \['boks'\]"):
         mixture(["books", "boks"])
-    for share in (0, 1, -0.1, float("nan")):
+    for share in (0, 1.1, -0.1, float("nan")):
         with pytest.raises(ConfigError, match="own_share"):
             mixture(["books", "mytexts"], share)
+
+
+def test_texts_of_the_users_own_can_be_all():
+    assert mixture(["books", "mytexts"], 1.0) == {"mytexts": 1.0}
 
 
 def test_epochs_by_hand():

@@ -32,7 +32,6 @@ from minillama.figures.runs import load_runs
 from minillama.figures.style import RC
 from minillama.files import sha256
 from minillama.paper import TABLE1
-from minillama.scale.user_texts import add_texts
 
 
 def made_up(sizes, packed=None):
@@ -137,10 +136,7 @@ def test_absent_slices_are_named_as_absent():
 
 def test_texts_of_the_users_own_are_a_further_row(tmp_path):
     corpus = make_corpus(tmp_path / "data", built=False, documents=8)
-    (tmp_path / "mine").mkdir()
-    for i in range(4):
-        (tmp_path / "mine" / f"{i}.txt").write_text(prose(900 + i))
-    add_texts(tmp_path / "mine", corpus.data)
+    corpus.add({f"{i}.txt": prose(900 + i) for i in range(4)})
     corpus.build(own_share=0.25)
     manifest = json.loads((corpus.folder / "manifest.json").read_text())
     figure, rows = data_waterfall(manifest, 10_000)

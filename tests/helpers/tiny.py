@@ -1,6 +1,7 @@
 """Small inputs in the real formats, and the corpus and configurations made of them."""
 
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,6 +14,7 @@ import numpy as np
 from minillama.config import ModelConfig
 from minillama.files import sha256
 from minillama.scale.build_corpus import build
+from minillama.scale.user_texts import add_texts
 from minillama.train.config import TrainConfig
 from minillama.train.optimizer import OptimizerConfig
 
@@ -94,6 +96,15 @@ class TinyCorpus:
     def folder(self) -> Path:
         """The built corpus."""
         return self.data / "corpus" / "tiny"
+
+    def add(self, texts: dict[str, str | bytes]) -> str:
+        """Add texts of the user's own, in place of those that were added before."""
+        folder = self.data / "mine"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, text in texts.items():
+            (folder / name).write_bytes(text.encode() if isinstance(text, str) else text)
+        return add_texts((folder,), data=self.data)
 
     def build(self, **changes: object) -> str:
         """Build it (again)."""

@@ -21,6 +21,8 @@ from minillama.corpus.vocabulary import sample
 from minillama.errors import ConfigError, DataError
 from minillama.files import read_json, sha256
 from minillama.scale.build_corpus import describe
+from minillama.scale.user_texts import remove_texts
+from minillama.train.validation import score
 
 
 def documents(texts, slice_name="books"):
@@ -124,10 +126,7 @@ def test_no_held_out_text_is_trained_on(tmp_path):
                | {f"g/{i}.rst": prose(300 + i) for i in range(10)}), "stackexchange", "rst"),
     ]  # fmt: skip
     write_sources(corpus.data / "sources.toml", packages)
-    own = corpus.data / "my-texts"
-    own.mkdir()
-    for i in range(12):
-        (own / f"{i}.txt").write_text("  " + prose(i if i < 6 else 400 + i))
+    corpus.add({f"{i}.txt": "  " + prose(i if i < 6 else 400 + i) for i in range(12)})
     corpus.build()
     names = ["stackexchange", "books", "mytexts"]
     keys = {part: [Document(t, "", "", "").key for n in names for t in texts_of(corpus, n, part)]
@@ -196,15 +195,14 @@ def test_changed_settings_texts_and_packages_build_again(tmp_path):
     assert fingerprint(budget=1, workers=1) in seen  # these do not change the corpus
     seen.add(fingerprint(vocab_size=325))
     seen.add(fingerprint(slice_mb=0.01))
-    (corpus.data / "my-texts").mkdir()
-    (corpus.data / "my-texts" / "a.txt").write_text(prose(9_000, 400))
+    corpus.add({"a.txt": prose(9_000, 400)})
     seen.add(fingerprint())
     assert "mytexts" in open_corpus(corpus.folder).slices
-    (corpus.data / "my-texts" / "a.txt").write_text(prose(9_001, 400))
+    corpus.add({"a.txt": prose(9_001, 400)})
     seen.add(fingerprint())
     tales = {"t/a.txt": prose(1), "t/b.txt": prose(2)}
     new = sdist(corpus.data / "downloads" / "new-1.0.tar.gz", tales)
-    (corpus.data / "my-texts" / "a.txt").unlink()
+    remove_texts("mine", corpus.data)
     write_sources(corpus.data / "sources.toml", [(new, "books", "gutenberg")])
     seen.add(fingerprint())
     assert open_corpus(corpus.folder).slices == ["books"]  # nothing of the old build is left
@@ -336,7 +334,7 @@ def test_the_table_shows_the_paper_beside_the_corpus(tiny_corpus):
 
 @pytest.mark.parametrize(
     ("setting", "value"),
-    [("name", ""), ("name", ".."), ("name", "a/b"), ("name", "ABSOLUTE"), ("own_share", 1.0),
+    [("name", ""), ("name", ".."), ("name", "a/b"), ("name", "ABSOLUTE"), ("own_share", 1.1),
      ("slice_mb", 0), ("vocab_size", 200), ("workers", 0)],
 )  # fmt: skip
 def test_settings_out_of_range_touch_nothing(tmp_path, setting, value):
@@ -353,10 +351,7 @@ def test_settings_out_of_range_touch_nothing(tmp_path, setting, value):
 def test_a_build_without_the_users_own_texts(tmp_path):
     corpus = make_corpus(tmp_path / "data")
     manifest = (corpus.folder / "manifest.json").read_bytes()
-    own = corpus.data / "my-texts"
-    own.mkdir()
-    for i in range(4):
-        (own / f"{i}.txt").write_text(prose(900 + i))
+    corpus.add({f"{i}.txt": prose(900 + i) for i in range(4)})
     corpus.build(own_share=0)
     assert (corpus.folder / "manifest.json").read_bytes() == manifest  # nothing was done
     corpus.build(own_share=0.2)
@@ -365,9 +360,49 @@ def test_a_build_without_the_users_own_texts(tmp_path):
     assert opened.manifest["slices"]["mytexts"]["documents_in"] == 4
 
 
+def test_own_texts_are_taken_whole_whatever_the_limit_of_a_slice(tmp_path):
+    corpus = make_corpus(tmp_path / "data")
+    text = prose(5, words=4_000)
+    corpus.add({"long.txt": text})
+    corpus.build(slice_mb=0.01)
+    entry = read_json(corpus.folder / "manifest.json")["slices"]["mytexts"]
+    assert entry["train"]["bytes"] + entry["valid"]["bytes"] == len(text) - 1  # a space at the cut
+
+
 def test_own_texts_do_not_vanish_in_silence(tmp_path):
     corpus = make_corpus(tmp_path / "data")
-    (corpus.data / "my-texts").mkdir()
-    (corpus.data / "my-texts" / "long.txt").write_text(prose(5, words=4_000))
-    with pytest.raises(DataError, match="no text of yours could be kept.*over the slice's limit"):
-        corpus.build(slice_mb=0.01)
+    corpus.add({"a.txt": prose(1).upper()})  # a book has it
+    with pytest.raises(DataError, match="no text of yours could be kept.*exact duplicate"):
+        corpus.build()
+
+
+def test_the_tail_of_a_single_text_is_held_out_and_scored(tmp_path):
+    """Trained on it alone: no package is fetched, and no mean is over nothing."""
+    corpus = make_corpus(tmp_path / "data", built=False)
+    shutil.rmtree(corpus.data / "downloads")
+    text = "\n\n".join(prose(i) for i in range(200))
+    corpus.add({"novel.txt": text})
+    assert "checked against 0 examples" in corpus.build(own_share=1.0)
+    [head], [tail] = (texts_of(corpus, "mytexts", split) for split in ("train", "valid"))
+    assert f"{head}\n\n{tail}" == text  # cut between paragraphs
+    assert 0.03 * len(text) <= len(tail) < 0.06 * len(text)
+    opened = open_corpus(corpus.folder)
+    assert opened.weights == {"mytexts": 1.0} and opened.manifest["sources"] == []
+    uniform = score(opened, lambda parts: -sum(len(p) - 1 for p in parts) * 5.0, 10**6, 16)
+    assert uniform["loss"] == pytest.approx(5.0) and uniform["loss_by_slice"].keys() == {"mytexts"}
+    with pytest.raises(DataError, match="is not in"):
+        corpus.build(own_share=0.9)  # the packages are needed for the rest
+    remove_texts("mine", corpus.data)
+    with pytest.raises(DataError, match="no texts of yours"):
+        corpus.build(own_share=1.0)
+
+
+def test_every_slice_of_the_mixture_is_validated(tmp_path):
+    corpus = make_corpus(tmp_path / "data")
+    corpus.add({"a.txt": prose(900, 600), "b.txt": prose(901, 600)})
+    corpus.build(own_share=0.9)
+    manifest = read_json(corpus.folder / "manifest.json")
+    assert all(entry["valid"]["tokens"] for entry in manifest["slices"].values())
+    assert "nothing held out" not in describe(manifest, 1_000)
+    manifest["slices"]["mytexts"]["valid"]["tokens"] = 0
+    assert "mytexts (nothing held out)" in describe(manifest, 1_000)
