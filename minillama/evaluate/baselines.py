@@ -21,7 +21,7 @@ from minillama.evaluate.scoring import record_name
 from minillama.evaluate.task_run import TaskRun
 from minillama.files import read_json, sha256, write_json
 from minillama.tokenizer import Tokenizer
-from minillama.train.config import read_config
+from minillama.train.config import TrainConfig, read_config
 from minillama.train.dataloader import StatelessDataLoader
 from minillama.train.validation import score
 
@@ -33,18 +33,24 @@ KEPT = ("n", "accuracy", "se", "accuracies", "gold_bpb", "context_gain", "groups
 def training_tokens(
     corpus: Corpus, seen: StatelessDataLoader | None = None, steps: int = 0
 ) -> np.ndarray:
-    """The text to count: every training document once, or what a run has read in its steps."""
+    """The text to count: every training document once, or what a run has read in its steps.
+
+    What a run reads again in a later epoch is counted once. It is no new text, and counts that are
+    all doubled leave no n-gram that occurred once, from which Kneser-Ney judges what is new.
+    """
     parts = []
     if seen is None:
         for file in corpus.train.values():
             parts += [file.document(i) for i in range(file.n_documents)]
-        return np.concatenate(parts).astype(np.int64)
-    for step in range(steps):
-        windows = seen.batch(step)[:, :-1].numpy()
-        # A window may begin inside a document: a border keeps its n-grams from the one before.
-        bordered = np.pad(windows, ((0, 0), (1, 0)), constant_values=BORDER)
-        parts.append(bordered.ravel())
-    return np.concatenate(parts)
+        return np.concatenate(parts).astype(np.int32)
+    # A window may begin inside a document: a border keeps its n-grams from the one before.
+    border = np.array([BORDER])
+    for sequence in range(steps * seen.batch_sequences):
+        name, number = seen.locate(sequence)
+        if number < seen.windows_per_epoch(name):
+            window = seen.window(name, number)[:-1]
+            parts += [border, window]
+    return np.concatenate(parts).astype(np.int32)
 
 
 def ngram_bits_per_byte(
@@ -58,6 +64,36 @@ def ngram_bits_per_byte(
     """Validation loss and bits per byte; arguments as in ``score`` and ``training_tokens``."""
     model = NGram(training_tokens(corpus, seen, steps), corpus.vocab_size, order)
     return score(corpus, model.log_prob, max_tokens, seq_len)
+
+
+def ladder_baselines(config: TrainConfig) -> dict[str, Any]:
+    """The 5-gram models that a ladder is compared with, for RUNS/LADDER-5gram.json.
+
+    60M tokens of 4,096 pieces take about COST.
+
+    Args:
+        config: of the largest size, which reads most.
+
+    Returns:
+        ``data`` (the corpus's fingerprint), and as ``score`` returns it with the ``tokens`` read:
+        ``bytes`` and ``all`` (of bytes and of pieces, all training text), ``curve`` (of pieces, a
+        list: the text read up to each milestone), and ``seen``, its end.
+    """
+    corpus = open_corpus(config.corpus)
+    loader = StatelessDataLoader(corpus, config.seq_len, config.batch_sequences, config.seed)
+    settings = (corpus, config.eval_tokens, config.seq_len)
+    curve = []
+    for step in sorted(config.milestone_steps()):
+        counted = ngram_bits_per_byte(*settings, seen=loader, steps=step)
+        curve.append({"tokens": step * config.batch_tokens} | counted)
+    tokens = {"tokens": sum(file.tokens for file in corpus.train.values())}
+    return {
+        "data": corpus.fingerprint,
+        "bytes": tokens | byte_ngram_bits_per_byte(*settings),
+        "all": tokens | ngram_bits_per_byte(*settings),
+        "seen": curve[-1],
+        "curve": curve,
+    }
 
 
 def byte_symbols(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
