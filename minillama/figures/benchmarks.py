@@ -110,27 +110,31 @@ def common_questions(runs: Runs) -> Questions | None:
     return max(checkpoints, key=rank, default=None)
 
 
-def benchmark_rows(run: Run, questions: Questions | None) -> Rows:
+def checkpoint_columns(run: Run, record: Row) -> Row:
+    """What a row of Figure 2 says of the model."""
+    return {
+        "run": run.folder.name,
+        "seed": run.config.seed,
+        "parameters": run.config.model.num_parameters(),
+        "step": record["step"],
+        "tokens": record["tokens"],
+        "perplexity": record["perplexity"],
+    }
+
+
+def benchmark_rows(run: Run, questions: Questions | None, tasks: Sequence[str] = PANELS) -> Rows:
     """What Figure 2 draws of a run: a row for each benchmark and checkpoint examined so."""
     copied = ("n", "accuracy", "se", "chance", "majority", "gold_bpb")
     rows = []
     for record in read_evaluations(run):
         if questions_of(record) != questions:
             continue
-        for task in PANELS:
+        for task in tasks:
             result = record["tasks"].get(task)
             if result is None:
                 continue
-            row = {
-                "run": run.folder.name,
-                "seed": run.config.seed,
-                "parameters": run.config.model.num_parameters(),
-                "step": record["step"],
-                "tokens": record["tokens"],
-                "perplexity": record["perplexity"],
-                "task": task,
-                "style": record["settings"]["style"],
-            }
+            row = checkpoint_columns(run, record)
+            row |= {"task": task, "style": record["settings"]["style"]}
             null = result.get("null") or {}
             row |= {name: result[name] for name in copied}
             row |= {f"null_{metric}": null.get(metric) for metric in METRICS}
@@ -138,8 +142,11 @@ def benchmark_rows(run: Run, questions: Questions | None) -> Rows:
     return rows
 
 
-def collect(runs: Runs, seeds: Runs = ()) -> Rows:
-    """All rows, of the four runs and of further seeds. Raises ``DataError`` if there are none."""
+def collect(runs: Runs, seeds: Runs = (), tasks: Sequence[str] = PANELS) -> Rows:
+    """All rows, of the four runs and of further seeds. Raises ``DataError`` if nothing was asked.
+
+    There are none if only other benchmarks were.
+    """
     questions = common_questions(runs)
     if questions is None:
         commands = [f"`minillama evaluate {run.folder} --checkpoints all`" for run in runs]
@@ -147,32 +154,37 @@ def collect(runs: Runs, seeds: Runs = ()) -> Rows:
         raise DataError(what, f"run {', '.join(commands)}")
     rows = []
     for run in (*runs, *seeds):
-        rows += benchmark_rows(run, questions)
+        rows += benchmark_rows(run, questions, tasks)
     return rows
 
 
 def draw_benchmarks_figure(runs: Runs, rows: Rows, x: str = "tokens") -> Figure:
     """Figure 2 over ``tokens`` or ``perplexity``; ``rows`` are those of ``collect``."""
-    found = {row["task"] for row in rows}
-    tasks = [task for task in PANELS if task in found]
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    tasks.sort(key=PANELS.index)
     figure = Figure(figsize=(max(4.6, 2.3 * len(tasks)), 5.6), layout="constrained")
     grid = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
+    draw_panels(grid, runs, rows, tasks, x)
+    letters = sum(len(run.label) for run in runs)
+    narrow = len(tasks) < 3 or letters > 24 * len(tasks)
+    add_legend(figure, runs, columns=2 if narrow else 4)
+    return figure
+
+
+def draw_panels(grid: np.ndarray, runs: Runs, rows: Rows, tasks: Sequence[str], x: str) -> None:
+    """A column of axes ``(2, tasks)`` for each task, and below them what the lines are."""
     for column, task in enumerate(tasks):
         draw_task(grid[:, column], runs, [row for row in rows if row["task"] == task], x)
     for axes, text in zip(grid[:, 0], METRICS.values(), strict=True):
         axes.set_ylabel(text)
-    # The note below, and the names of the runs above.
     names = {run.folder.name for run in runs}
     seeds = {row["seed"] for row in rows if row["run"] not in names}
     note = NOTE
     if seeds:
         note += f" Shaded: the range of {len(seeds) + 1} seeds of {runs[0].folder.name}."
+    figure = grid[0, 0].figure
     figure.supxlabel(note, fontsize=9, color="#555555")
     figure.align_ylabels(grid[:, 0])
-    letters = sum(len(run.label) for run in runs)
-    narrow = len(tasks) < 3 or letters > 24 * len(tasks)
-    add_legend(figure, runs, columns=2 if narrow else 4)
-    return figure
 
 
 def draw_task(panels: Sequence[Axes], runs: Runs, rows: Rows, x: str) -> None:

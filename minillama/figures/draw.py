@@ -25,6 +25,7 @@ from minillama.figures.overtaking import (
 )
 from minillama.figures.provenance import provenance
 from minillama.figures.runs import PUBLISHED, load_runs
+from minillama.figures.small_models import SMALL_PANELS, draw_small_models_figure
 from minillama.figures.style import RC, save_figure
 from minillama.files import sha256
 
@@ -86,5 +87,10 @@ def draw_figures(
         for stem, x in (("figure2_perplexity", "perplexity"), ("figure2_benchmarks", "tokens")):
             figure = draw_benchmarks_figure(loaded, rows, x)
             written += save_figure(figure, rows, out / stem, origin | {"spearman": found})
+        # What small models can do, if they were asked.
+        rows = collect(loaded, seeds, SMALL_PANELS)
+        if rows:
+            figure, rows = draw_small_models_figure(loaded, rows)
+            written += save_figure(figure, rows, out / "figure2_small_models", origin)
     lines += [f"wrote {path}" for path in written]
     return "\n".join([*lines, "", correlation_table(found)])

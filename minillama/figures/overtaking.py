@@ -7,7 +7,6 @@ cannot use. A larger model overtakes it after fewer tokens.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes

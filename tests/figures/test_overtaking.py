@@ -70,7 +70,9 @@ def test_the_figure_marks_where_runs_overtake(trained):
         tokens, bpb = read_validation(run)
         assert tokens[0] < row["overtakes_all_at"] < tokens[-1] == row["tokens"]
         assert row["ahead_of_all"] == pytest.approx(1 - bpb[-1] / height) and bpb[-1] == row["bpb"]
-    assert {row["model"] for row in rows} == {run.folder.name for run in loaded} | {*RIVALS.values()}
+    assert {row["model"] for row in rows} == {run.folder.name for run in loaded} | {
+        *RIVALS.values()
+    }
     table = crossings_table(found).splitlines()
     assert [line.split()[0] for line in table[1:]] == [run.folder.name for run in loaded]
 
@@ -78,7 +80,9 @@ def test_the_figure_marks_where_runs_overtake(trained):
 def test_the_files_hold_the_logs_and_the_counts(trained, tmp_path):
     printed = draw_figures(runs=trained, out=tmp_path)
     with open(tmp_path / "overtaking.csv", newline="") as file:
-        rows = [(row["model"], int(row["tokens"]), float(row["bpb"])) for row in csv.DictReader(file)]
+        rows = [
+            (row["model"], int(row["tokens"]), float(row["bpb"])) for row in csv.DictReader(file)
+        ]
     counted = json.loads((trained / COUNTED).read_text())
     expected = [(RIVALS["curve"], line["tokens"], line["bpb"]) for line in counted["curve"]]
     expected += [(RIVALS[k], counted[k]["tokens"], counted[k]["bpb"]) for k in ("all", "bytes")]
@@ -91,10 +95,8 @@ def test_the_files_hold_the_logs_and_the_counts(trained, tmp_path):
     assert "tokens read to overtake" in printed
 
 
-@pytest.mark.parametrize("content", [None, {"all": {"bpb": 2.0}}])
-def test_without_counts_it_is_left_out(runs, tmp_path, content):
-    (runs / COUNTED).unlink()
-    if content is not None:
-        write_json(runs / COUNTED, content)
+def test_without_counts_it_is_left_out(runs, tmp_path):
+    assert read_rivals(tmp_path / COUNTED) is None
+    write_json(runs / COUNTED, {"all": {"bpb": 2.0}})  # as an older version wrote it
     printed = draw_figures(runs=runs, out=tmp_path)
     assert "overtaking is not drawn" in printed and not (tmp_path / "overtaking.png").exists()
