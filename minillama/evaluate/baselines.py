@@ -98,15 +98,20 @@ def ladder_baselines(config: TrainConfig) -> dict[str, Any]:
 
 def byte_symbols(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """The bytes that pieces stand for, each plus 2, with 1 for <s>: ``(bytes,)`` uint16."""
-    spelled = [np.frombuffer(b, np.uint8).astype(np.uint16) + 2 for b in tokenizer.piece_bytes]
+    spelled = []
+    for piece in tokenizer.piece_bytes:
+        symbols = np.frombuffer(piece, np.uint8).astype(np.uint16)
+        spelled.append(symbols + 2)
     spelled[Tokenizer.bos_id] = np.array([Tokenizer.bos_id], np.uint16)
     sizes = np.array([len(symbols) for symbols in spelled])
     begins = np.cumsum(sizes) - sizes  # of each piece when all pieces are laid end to end
     # Two pieces of 2 and 3 bytes that begin at 10 and 40 lie at 10 11 40 41 42, which is
     # arange 0 1 2 3 4 plus the shift 10 10 38 38 38.
-    written = np.cumsum(sizes[ids]) - sizes[ids]  # where each piece begins in the text
-    shift = np.repeat(begins[ids] - written, sizes[ids])
-    return np.concatenate(spelled)[np.arange(len(shift)) + shift]
+    lengths = sizes[ids]
+    written = np.cumsum(lengths) - lengths  # where each piece begins in the text
+    shift = np.repeat(begins[ids] - written, lengths)
+    laid = np.concatenate(spelled)
+    return laid[np.arange(len(shift)) + shift]
 
 
 def byte_ngram_bits_per_byte(
@@ -136,10 +141,14 @@ def request_log_likelihoods(model: NGram, requests: Sequence[tuple[list[int], in
         for request, start in requests[first : first + REQUESTS_AT_ONCE]:
             seen = min(start, model.order - 1)
             ids += [BORDER, *request[start - seen :]]
-            places.append((len(ids) - (len(request) - start), len(ids)))
+            end = len(ids)
+            begin = end - (len(request) - start)
+            places.append((begin, end))
+        # A token's probability stands one place earlier.
         log_p = np.log(model.probabilities(np.array(ids)))
-        for begin, end in places:  # a token's probability stands one place earlier
-            totals.append(float(log_p[begin - 1 : end - 1].sum()))
+        for begin, end in places:
+            total = log_p[begin - 1 : end - 1].sum()
+            totals.append(float(total))
     return totals
 
 
@@ -178,8 +187,10 @@ def baseline_result(model: NGram, task_run: TaskRun) -> dict[str, Any]:
     """
     if task_run.task.kind == "generation":
         problems = task_run.questions
-        encoded = [encode(task_run.tokenizer, (p.prompt, p.completion)) for p in problems]
-        bits = -sum(request_log_likelihoods(model, encoded)) / math.log(2)
+        requests = [(problem.prompt, problem.completion) for problem in problems]
+        encoded = [encode(task_run.tokenizer, request) for request in requests]
+        values = request_log_likelihoods(model, encoded)
+        bits = -sum(values) / math.log(2)
         size = sum(map(scored_bytes, problems))
         return {"n": len(problems), "accuracy": None, "gold_bpb": bits / size}
     requests = task_run.requests

@@ -36,19 +36,25 @@ def read_rivals(path: Path) -> dict[str, Curve] | None:
     counted = read_json(path) if path.exists() else {}
     if not counted.get("curve"):
         return None
-    curves = {}
-    for name in RIVALS:
-        lines = counted[name] if name == "curve" else [counted[name]]
-        tokens = np.array([line["tokens"] for line in lines])
-        curves[name] = tokens, np.array([line["bpb"] for line in lines])
-    return curves
+    lines = {
+        "curve": counted["curve"],
+        "all": [counted["all"]],
+        "bytes": [counted["bytes"]],
+    }
+    return {name: curve_of(lines[name], "bpb") for name in RIVALS}
+
+
+def curve_of(lines: Rows, key: str) -> Curve:
+    """The lines that have ``key`` as a curve of it."""
+    lines = [line for line in lines if line.get(key) is not None]
+    tokens = np.array([line["tokens"] for line in lines])
+    bpb = np.array([line[key] for line in lines])
+    return tokens, bpb
 
 
 def read_validation(run: Run) -> Curve:
     """A run's bits per byte, wherever it was measured."""
-    lines = [line for line in run.metrics if line.get("valid_bpb") is not None]
-    tokens = np.array([line["tokens"] for line in lines])
-    return tokens, np.array([line["valid_bpb"] for line in lines])
+    return curve_of(run.metrics, "valid_bpb")
 
 
 def find_crossing(curve: Curve, rival: Curve) -> tuple[float, float] | None:
@@ -57,24 +63,33 @@ def find_crossing(curve: Curve, rival: Curve) -> tuple[float, float] | None:
     Both are taken as linear in log(tokens) between their points, and where both have some; a
     rival of one point is that high everywhere. None if the curve does not end below.
     """
-    tokens, bpb = curve
-    x = tokens
+    # Both curves, at the points of either, as far as both go
+    tokens = curve[0]
     if len(rival[0]) > 1:
-        x = np.union1d(tokens, rival[0])
-        x = x[(x >= max(tokens[0], rival[0][0])) & (x <= min(tokens[-1], rival[0][-1]))]
-    log_x = np.log(x)
-    own = np.interp(log_x, np.log(tokens), bpb)
-    gap = own - np.interp(log_x, np.log(rival[0]), rival[1])
-    behind = np.flatnonzero(gap >= 0)
-    if not len(x) or gap[-1] >= 0:
+        tokens = np.union1d(tokens, rival[0])
+        first = max(curve[0][0], rival[0][0])
+        last = min(curve[0][-1], rival[0][-1])
+        tokens = tokens[(tokens >= first) & (tokens <= last)]
+    own = interpolate(curve, tokens)
+    gap = own - interpolate(rival, tokens)
+    if not len(tokens) or gap[-1] >= 0:
         return None
-    if not len(behind):  # it is below from the first point on
-        return float(x[0]), float(own[0])
-    # Between the last point behind and the next.
+    # The last point behind, and the next
+    behind = np.flatnonzero(gap >= 0)
+    if not len(behind):
+        return float(tokens[0]), float(own[0])
     i = behind[-1]
     share = gap[i] / (gap[i] - gap[i + 1])
-    at = log_x[i] + share * (log_x[i + 1] - log_x[i])
-    return float(np.exp(at)), float(own[i] + share * (own[i + 1] - own[i]))
+    log_tokens = np.log(tokens[i : i + 2])
+    x = log_tokens[0] + share * np.diff(log_tokens)[0]
+    y = own[i] + share * (own[i + 1] - own[i])
+    return float(np.exp(x)), float(y)
+
+
+def interpolate(curve: Curve, tokens: np.ndarray) -> np.ndarray:
+    """The height of a curve at some tokens: linear in their logarithm."""
+    x, y = curve
+    return np.interp(np.log(tokens), np.log(x), y)
 
 
 def find_crossings(runs: Runs, rivals: dict[str, Curve]) -> Rows:
@@ -85,13 +100,18 @@ def find_crossings(runs: Runs, rivals: dict[str, Curve]) -> Rows:
     """
     rows = []
     for run in runs:
-        tokens, bpb = curve = read_validation(run)
-        row: Row = {"run": run.folder.name, "parameters": run.config.model.num_parameters()}
+        curve = read_validation(run)
+        tokens, bpb = curve[0][-1], curve[1][-1]
+        row: Row = {"run": run.folder.name}
+        row["parameters"] = run.config.model.num_parameters()
         for name, rival in rivals.items():
             crossing = find_crossing(curve, rival)
-            row[f"overtakes_{name}_at"] = None if crossing is None else round(crossing[0])
-        row |= {"tokens": int(tokens[-1]), "bpb": float(bpb[-1])}
-        row["ahead_of_all"] = float(1 - bpb[-1] / rivals["all"][1][-1])
+            at = None if crossing is None else round(crossing[0])
+            row[f"overtakes_{name}_at"] = at
+        row["tokens"] = int(tokens)
+        row["bpb"] = float(bpb)
+        _, of_all_text = rivals["all"]
+        row["ahead_of_all"] = float(1 - bpb / of_all_text[-1])
         rows.append(row)
     return rows
 
@@ -101,19 +121,19 @@ def draw_overtaking_figure(runs: Runs, rivals: dict[str, Curve]) -> tuple[Figure
     figure = Figure(figsize=(6.5, 4.4), layout="constrained")
     axes = figure.add_subplot()
     rows = []
-    # The 5-gram models.
+    # The 5-gram models
     for name, label in RIVALS.items():
         tokens, bpb = rivals[name]
         rows += point_rows(label, None, tokens, bpb)
         draw_rival(axes, name, tokens, bpb)
-    # The runs.
+    # The runs
     for run in runs:
         tokens, bpb = read_validation(run)
         rows += point_rows(run.folder.name, run.config.model.num_parameters(), tokens, bpb)
         marks = {"markersize": 3.6, "markeredgecolor": "white", "markeredgewidth": 0.4}
         axes.plot(tokens, bpb, linewidth=1.4, zorder=3, **run.style, **marks)
     scale_axes(axes, rows)
-    # Where they overtake the 5-gram of the same tokens.
+    # Where they overtake the 5-gram of the same tokens
     axes.set_ylim(axes.get_ylim())
     for i, run in enumerate(runs):
         crossing = find_crossing(read_validation(run), rivals["curve"])
@@ -128,18 +148,23 @@ def point_rows(
     model: str, parameters: int | None, tokens: Sequence[int], bpb: Sequence[float]
 ) -> Rows:
     """What is drawn of a model: a row for each point."""
-    return [
-        {"model": model, "parameters": parameters, "tokens": int(x), "bpb": float(y)}
-        for x, y in zip(tokens, bpb, strict=True)
-    ]
+    rows = []
+    for x, y in zip(tokens, bpb, strict=True):
+        row = {"model": model, "parameters": parameters}
+        row["tokens"] = int(x)
+        row["bpb"] = float(y)
+        rows.append(row)
+    return rows
 
 
 def draw_rival(axes: Axes, name: str, tokens: np.ndarray, bpb: np.ndarray) -> None:
     """Marked points for the 5-gram of the tokens read; for the others a line across."""
-    look = {"color": COLOR, "linewidth": 1.1, "linestyle": DASHES[name], "label": RIVALS[name]}
+    look: Row = {"color": COLOR, "linewidth": 1.1}
+    look["linestyle"] = DASHES[name]
+    look["label"] = RIVALS[name]
     if name == "curve":
-        mark = {"marker": "X", "markersize": 7, "markeredgecolor": "white"}
-        axes.plot(tokens, bpb, zorder=2.5, **look, **mark)
+        look |= {"marker": "X", "markersize": 7, "markeredgecolor": "white"}
+        axes.plot(tokens, bpb, zorder=2.5, **look)
     else:
         axes.axhline(bpb[0], zorder=1, **look)
 
@@ -147,31 +172,41 @@ def draw_rival(axes: Axes, name: str, tokens: np.ndarray, bpb: np.ndarray) -> No
 def draw_crossing(axes: Axes, run: Run, crossing: tuple[float, float], height: float) -> None:
     """A ring, and from it a line down to the tokens, at ``height`` above the axis (of 1)."""
     tokens, bpb = crossing
-    color = run.style["color"]
-    ring = {"marker": "o", "markersize": 10, "markerfacecolor": "none", "markeredgewidth": 1.6}
-    axes.plot(tokens, bpb, linestyle="none", markeredgecolor=color, zorder=4, **ring)
-    floor = axes.get_ylim()[0]
-    axes.vlines(tokens, floor, bpb, color=color, linewidth=0.8, linestyle=run.style["linestyle"])
-    place = {"transform": axes.get_xaxis_transform(), "ha": "right", "path_effects": [HALO]}
-    axes.text(tokens, height, f"{short(tokens)} ", color=color, fontweight="bold", **place)
+    color, dashes = run.style["color"], run.style["linestyle"]
+    # The ring
+    ring = {"marker": "o", "markersize": 10, "markeredgewidth": 1.6}
+    ring |= {"markerfacecolor": "none", "markeredgecolor": color}
+    axes.plot(tokens, bpb, linestyle="none", zorder=4, **ring)
+    # The line
+    floor, _ = axes.get_ylim()
+    axes.vlines(tokens, floor, bpb, color=color, linewidth=0.8, linestyle=dashes)
+    # The tokens
+    place = {"transform": axes.get_xaxis_transform(), "ha": "right"}
+    look = {"color": color, "fontweight": "bold", "path_effects": [HALO]}
+    axes.text(tokens, height, f"{short(tokens)} ", **place, **look)
 
 
 def scale_axes(axes: Axes, rows: Rows) -> None:
     """Tokens in one unit on a logarithmic axis."""
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(one_unit(max(row["tokens"] for row in rows)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("Tokens read")
     axes.set_ylabel("Validation bits per byte")
+    longest = max(row["tokens"] for row in rows)
+    axis = axes.xaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(one_unit(longest))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def crossings_table(crossings: Rows) -> str:
     """``find_crossings`` as text."""
     lines = []
     for row in crossings:
-        found = [row[f"overtakes_{name}_at"] for name in RIVALS]
-        cells = ["not yet" if tokens is None else short(tokens) for tokens in found]
-        lines.append([row["run"], *cells, f"{row['bpb']:.3f}", f"{row['ahead_of_all']:+.1%}"])
+        cells = []
+        for name in RIVALS:
+            tokens = row[f"overtakes_{name}_at"]
+            cells.append("not yet" if tokens is None else short(tokens))
+        end, ahead = f"{row['bpb']:.3f}", f"{row['ahead_of_all']:+.1%}"
+        lines.append([row["run"], *cells, end, ahead])
     header = ["tokens read to overtake", *RIVALS.values(), "at the end", "ahead of all text"]
     return text_table(header, lines)

@@ -76,14 +76,14 @@ def load_questions(
     """
     shots = task.shots[0] if shots is None else shots
     if style not in STYLES or shots not in task.shots:
+        message = f"{task.name} has no style '{style}' with {shots} examples"
+        styles = ", ".join(STYLES)
         examples = ", ".join(map(str, task.shots))
-        raise ConfigError(
-            f"{task.name} has no style '{style}' with {shots} examples",
-            f"styles: {', '.join(STYLES)}; examples: {examples}",
-        )
+        raise ConfigError(message, f"styles: {styles}; examples: {examples}")
     questions = _all_questions(task, library, style, shots)
-    kept = len(questions) if limit is None else min(limit, len(questions))
-    return [questions[i * len(questions) // kept] for i in range(kept)]
+    count = len(questions)
+    kept = count if limit is None else min(limit, count)
+    return [questions[i * count // kept] for i in range(kept)]
 
 
 @cache

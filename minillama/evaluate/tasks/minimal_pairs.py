@@ -121,11 +121,12 @@ def draw_words(rng: Random) -> dict[str, str]:
     words = {}
     for forms, table in TABLES.items():
         rows = re.split(r",\s+", table)
-        row = rows[int(rng.random() * len(rows))]
-        words |= zip(forms.split("/"), row.split("/"), strict=True)
-    if words["person"] == words["other"] or words["thing"] == words["object"]:
-        return draw_words(rng)
-    return words
+        number = int(rng.random() * len(rows))
+        names, row = forms.split("/"), rows[number].split("/")
+        words |= zip(names, row, strict=True)
+    repeats_person = words["person"] == words["other"]
+    repeats_thing = words["thing"] == words["object"]
+    return draw_words(rng) if repeats_person or repeats_thing else words
 
 
 def make_pairs(phenomenon: str, count: int = PAIRS, seed: int = 0) -> list[tuple[str, str]]:
@@ -134,9 +135,13 @@ def make_pairs(phenomenon: str, count: int = PAIRS, seed: int = 0) -> list[tuple
     pairs: dict[tuple[str, str], None] = {}
     while len(pairs) < count:
         words = draw_words(rng)
-        sentences = [template.format_map(words) for template in PHENOMENA[phenomenon]]
-        twins = [(CONTRAST.sub(r"\1", text), CONTRAST.sub(r"\2", text)) for text in sentences]
-        if not any(twin in pairs for twin in twins):
+        twins = []
+        for template in PHENOMENA[phenomenon]:
+            text = template.format_map(words)
+            right = CONTRAST.sub(r"\1", text)
+            wrong = CONTRAST.sub(r"\2", text)
+            twins.append((right, wrong))
+        if pairs.keys().isdisjoint(twins):
             pairs |= dict.fromkeys(twins)
     return list(pairs)
 
@@ -150,7 +155,8 @@ def read_minimal_pairs(library: Library, style: str, shots: int) -> list[Questio
             choices = (wrong, right) if answer else (right, wrong)
             requests = tuple(("", sentence) for sentence in choices)
             question_id = f"{phenomenon} {number}"
-            questions.append(Question(requests, answer, question_id, group=phenomenon))
+            question = Question(requests, answer, question_id, group=phenomenon)
+            questions.append(question)
     return questions
 
 
