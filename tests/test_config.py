@@ -39,7 +39,7 @@ def test_the_formula_counts_what_the_model_holds(name: str) -> None:
     assert sum(p.numel() for p in model.parameters()) == config.num_parameters()
 
 
-@pytest.mark.parametrize("ladder", ["nano", "mini"])
+@pytest.mark.parametrize("ladder", ["nano", "small", "mini"])
 def test_small_ladders_keep_the_papers_ratio(ladder: str) -> None:
     sizes = [ModelConfig.from_name(f"{ladder}-{rung}").num_parameters() for rung in COUNTS]
     for size, ratio in zip(sizes, (1, 1.93, 4.83, 9.69), strict=True):

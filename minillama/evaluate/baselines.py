@@ -21,7 +21,7 @@ from minillama.evaluate.scoring import record_name
 from minillama.evaluate.task_run import TaskRun
 from minillama.files import read_json, sha256, write_json
 from minillama.tokenizer import Tokenizer
-from minillama.train.config import read_config
+from minillama.train.config import TrainConfig, read_config
 from minillama.train.dataloader import StatelessDataLoader
 from minillama.train.validation import score
 
@@ -33,18 +33,24 @@ KEPT = ("n", "accuracy", "se", "accuracies", "gold_bpb", "context_gain", "groups
 def training_tokens(
     corpus: Corpus, seen: StatelessDataLoader | None = None, steps: int = 0
 ) -> np.ndarray:
-    """The text to count: every training document once, or what a run has read in its steps."""
+    """The text to count: every training document once, or what a run has read in its steps.
+
+    What a run reads again in a later epoch is counted once. It is no new text, and counts that are
+    all doubled leave no n-gram that occurred once, from which Kneser-Ney judges what is new.
+    """
     parts = []
     if seen is None:
         for file in corpus.train.values():
             parts += [file.document(i) for i in range(file.n_documents)]
-        return np.concatenate(parts).astype(np.int64)
-    for step in range(steps):
-        windows = seen.batch(step)[:, :-1].numpy()
-        # A window may begin inside a document: a border keeps its n-grams from the one before.
-        bordered = np.pad(windows, ((0, 0), (1, 0)), constant_values=BORDER)
-        parts.append(bordered.ravel())
-    return np.concatenate(parts)
+        return np.concatenate(parts).astype(np.int32)
+    # A window may begin inside a document: a border keeps its n-grams from the one before.
+    border = np.array([BORDER])
+    for sequence in range(steps * seen.batch_sequences):
+        name, number = seen.locate(sequence)
+        if number < seen.windows_per_epoch(name):
+            window = seen.window(name, number)[:-1]
+            parts += [border, window]
+    return np.concatenate(parts).astype(np.int32)
 
 
 def ngram_bits_per_byte(
@@ -60,17 +66,52 @@ def ngram_bits_per_byte(
     return score(corpus, model.log_prob, max_tokens, seq_len)
 
 
+def ladder_baselines(config: TrainConfig) -> dict[str, Any]:
+    """The 5-gram models that a ladder is compared with, for RUNS/LADDER-5gram.json.
+
+    For 60M tokens of 4,096 pieces it takes about 6 minutes and 5 GiB.
+
+    Args:
+        config: of the largest size, which reads most.
+
+    Returns:
+        ``data`` (the corpus's fingerprint), and as ``score`` returns it with the ``tokens`` read:
+        ``bytes`` and ``all`` (of bytes and of pieces, all training text), ``curve`` (of pieces, a
+        list: the text read up to each milestone), and ``seen``, its end.
+    """
+    corpus = open_corpus(config.corpus)
+    loader = StatelessDataLoader(corpus, config.seq_len, config.batch_sequences, config.seed)
+    settings = (corpus, config.eval_tokens, config.seq_len)
+    curve = []
+    for step in sorted(config.milestone_steps()):
+        counted = ngram_bits_per_byte(*settings, seen=loader, steps=step)
+        curve.append({"tokens": step * config.batch_tokens} | counted)
+    tokens = {"tokens": sum(file.tokens for file in corpus.train.values())}
+    return {
+        "data": corpus.fingerprint,
+        "bytes": tokens | byte_ngram_bits_per_byte(*settings),
+        "all": tokens | ngram_bits_per_byte(*settings),
+        "seen": curve[-1],
+        "curve": curve,
+    }
+
+
 def byte_symbols(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:
     """The bytes that pieces stand for, each plus 2, with 1 for <s>: ``(bytes,)`` uint16."""
-    spelled = [np.frombuffer(b, np.uint8).astype(np.uint16) + 2 for b in tokenizer.piece_bytes]
+    spelled = []
+    for piece in tokenizer.piece_bytes:
+        symbols = np.frombuffer(piece, np.uint8).astype(np.uint16)
+        spelled.append(symbols + 2)
     spelled[Tokenizer.bos_id] = np.array([Tokenizer.bos_id], np.uint16)
     sizes = np.array([len(symbols) for symbols in spelled])
     begins = np.cumsum(sizes) - sizes  # of each piece when all pieces are laid end to end
     # Two pieces of 2 and 3 bytes that begin at 10 and 40 lie at 10 11 40 41 42, which is
     # arange 0 1 2 3 4 plus the shift 10 10 38 38 38.
-    written = np.cumsum(sizes[ids]) - sizes[ids]  # where each piece begins in the text
-    shift = np.repeat(begins[ids] - written, sizes[ids])
-    return np.concatenate(spelled)[np.arange(len(shift)) + shift]
+    lengths = sizes[ids]
+    written = np.cumsum(lengths) - lengths  # where each piece begins in the text
+    shift = np.repeat(begins[ids] - written, lengths)
+    laid = np.concatenate(spelled)
+    return laid[np.arange(len(shift)) + shift]
 
 
 def byte_ngram_bits_per_byte(
@@ -100,10 +141,14 @@ def request_log_likelihoods(model: NGram, requests: Sequence[tuple[list[int], in
         for request, start in requests[first : first + REQUESTS_AT_ONCE]:
             seen = min(start, model.order - 1)
             ids += [BORDER, *request[start - seen :]]
-            places.append((len(ids) - (len(request) - start), len(ids)))
+            end = len(ids)
+            begin = end - (len(request) - start)
+            places.append((begin, end))
+        # A token's probability stands one place earlier.
         log_p = np.log(model.probabilities(np.array(ids)))
-        for begin, end in places:  # a token's probability stands one place earlier
-            totals.append(float(log_p[begin - 1 : end - 1].sum()))
+        for begin, end in places:
+            total = log_p[begin - 1 : end - 1].sum()
+            totals.append(float(total))
     return totals
 
 
@@ -142,8 +187,10 @@ def baseline_result(model: NGram, task_run: TaskRun) -> dict[str, Any]:
     """
     if task_run.task.kind == "generation":
         problems = task_run.questions
-        encoded = [encode(task_run.tokenizer, (p.prompt, p.completion)) for p in problems]
-        bits = -sum(request_log_likelihoods(model, encoded)) / math.log(2)
+        requests = [(problem.prompt, problem.completion) for problem in problems]
+        encoded = [encode(task_run.tokenizer, request) for request in requests]
+        values = request_log_likelihoods(model, encoded)
+        bits = -sum(values) / math.log(2)
         size = sum(map(scored_bytes, problems))
         return {"n": len(problems), "accuracy": None, "gold_bpb": bits / size}
     requests = task_run.requests

@@ -77,12 +77,13 @@ def seeds_of(run: Run, *folders: Path) -> list[Run]:
         folders: where to look, such as the runs at hand and the published ones.
     """
     free = dict.fromkeys(("seed", "name", "runs", "threads", "corpus"))
+    settings = vars(run.config) | free
     found = {run.config.seed: run}
     for other in find_variants(run, folders):
-        same = vars(other.config) | free == vars(run.config) | free
-        is_seed = other.folder.name.startswith(f"{run.folder.name}-seed")
-        if is_seed and same:
-            found.setdefault(other.config.seed, other)
+        name, config = other.folder.name, other.config
+        is_seed = name.startswith(f"{run.folder.name}-seed")
+        if is_seed and vars(config) | free == settings:
+            found.setdefault(config.seed, other)
     return list(found.values())[1:]
 
 
@@ -110,27 +111,31 @@ def common_questions(runs: Runs) -> Questions | None:
     return max(checkpoints, key=rank, default=None)
 
 
-def benchmark_rows(run: Run, questions: Questions | None) -> Rows:
+def checkpoint_columns(run: Run, record: Row) -> Row:
+    """What a row of Figure 2 says of the model."""
+    return {
+        "run": run.folder.name,
+        "seed": run.config.seed,
+        "parameters": run.config.model.num_parameters(),
+        "step": record["step"],
+        "tokens": record["tokens"],
+        "perplexity": record["perplexity"],
+    }
+
+
+def benchmark_rows(run: Run, questions: Questions | None, tasks: Sequence[str] = PANELS) -> Rows:
     """What Figure 2 draws of a run: a row for each benchmark and checkpoint examined so."""
     copied = ("n", "accuracy", "se", "chance", "majority", "gold_bpb")
     rows = []
     for record in read_evaluations(run):
         if questions_of(record) != questions:
             continue
-        for task in PANELS:
+        for task in tasks:
             result = record["tasks"].get(task)
             if result is None:
                 continue
-            row = {
-                "run": run.folder.name,
-                "seed": run.config.seed,
-                "parameters": run.config.model.num_parameters(),
-                "step": record["step"],
-                "tokens": record["tokens"],
-                "perplexity": record["perplexity"],
-                "task": task,
-                "style": record["settings"]["style"],
-            }
+            row = checkpoint_columns(run, record)
+            row |= {"task": task, "style": record["settings"]["style"]}
             null = result.get("null") or {}
             row |= {name: result[name] for name in copied}
             row |= {f"null_{metric}": null.get(metric) for metric in METRICS}
@@ -138,8 +143,11 @@ def benchmark_rows(run: Run, questions: Questions | None) -> Rows:
     return rows
 
 
-def collect(runs: Runs, seeds: Runs = ()) -> Rows:
-    """All rows, of the four runs and of further seeds. Raises ``DataError`` if there are none."""
+def collect(runs: Runs, seeds: Runs = (), tasks: Sequence[str] = PANELS) -> Rows:
+    """All rows, of the four runs and of further seeds. Raises ``DataError`` if nothing was asked.
+
+    There are none if only other benchmarks were.
+    """
     questions = common_questions(runs)
     if questions is None:
         commands = [f"`minillama evaluate {run.folder} --checkpoints all`" for run in runs]
@@ -147,32 +155,40 @@ def collect(runs: Runs, seeds: Runs = ()) -> Rows:
         raise DataError(what, f"run {', '.join(commands)}")
     rows = []
     for run in (*runs, *seeds):
-        rows += benchmark_rows(run, questions)
+        rows += benchmark_rows(run, questions, tasks)
     return rows
 
 
 def draw_benchmarks_figure(runs: Runs, rows: Rows, x: str = "tokens") -> Figure:
     """Figure 2 over ``tokens`` or ``perplexity``; ``rows`` are those of ``collect``."""
-    found = {row["task"] for row in rows}
-    tasks = [task for task in PANELS if task in found]
-    figure = Figure(figsize=(max(4.6, 2.3 * len(tasks)), 5.6), layout="constrained")
+    tasks = list(dict.fromkeys(row["task"] for row in rows))
+    tasks.sort(key=PANELS.index)
+    width = max(4.6, 2.3 * len(tasks))
+    figure = Figure(figsize=(width, 5.6), layout="constrained")
     grid = figure.subplots(2, len(tasks), squeeze=False, sharex="col")
-    for column, task in enumerate(tasks):
-        draw_task(grid[:, column], runs, [row for row in rows if row["task"] == task], x)
-    for axes, text in zip(grid[:, 0], METRICS.values(), strict=True):
-        axes.set_ylabel(text)
-    # The note below, and the names of the runs above.
-    names = {run.folder.name for run in runs}
-    seeds = {row["seed"] for row in rows if row["run"] not in names}
-    note = NOTE
-    if seeds:
-        note += f" Shaded: the range of {len(seeds) + 1} seeds of {runs[0].folder.name}."
-    figure.supxlabel(note, fontsize=9, color="#555555")
-    figure.align_ylabels(grid[:, 0])
+    draw_panels(grid, runs, rows, tasks, x)
     letters = sum(len(run.label) for run in runs)
     narrow = len(tasks) < 3 or letters > 24 * len(tasks)
     add_legend(figure, runs, columns=2 if narrow else 4)
     return figure
+
+
+def draw_panels(grid: np.ndarray, runs: Runs, rows: Rows, tasks: Sequence[str], x: str) -> None:
+    """A column of axes ``(2, tasks)`` for each task, and below them what the lines are."""
+    for column, task in enumerate(tasks):
+        of_task = [row for row in rows if row["task"] == task]
+        draw_task(grid[:, column], runs, of_task, x)
+    for axes, text in zip(grid[:, 0], METRICS.values(), strict=True):
+        axes.set_ylabel(text)
+    names = {run.folder.name for run in runs}
+    seeds = {row["seed"] for row in rows if row["run"] not in names}
+    note = NOTE
+    if seeds:
+        trainings, smallest = len(seeds) + 1, runs[0].folder.name
+        note += f" Shaded: the range of {trainings} seeds of {smallest}."
+    figure = grid[0, 0].figure
+    figure.supxlabel(note, fontsize=9, color="#555555")
+    figure.align_ylabels(grid[:, 0])
 
 
 def draw_task(panels: Sequence[Axes], runs: Runs, rows: Rows, x: str) -> None:
@@ -209,56 +225,63 @@ def of_runs(rows: Rows, runs: Runs) -> Rows:
 
 def read_curve(rows: Rows, run: str, x: str, metric: str) -> np.ndarray:
     """A run's steps, x, y as drawn (accuracy in percent) and standard errors, in step order."""
-    table = [
-        (row["step"], row[x], SCALE[metric] * row[metric], 100 * row["se"])
-        for row in rows
-        if row["run"] == run and row[x] is not None
-    ]
+    table = []
+    for row in rows:
+        if row["run"] == run and row[x] is not None:
+            y = SCALE[metric] * row[metric]
+            table.append((row["step"], row[x], y, 100 * row["se"]))
     return np.array(sorted(table)).reshape(-1, 4).T
 
 
 def draw_run(axes: Axes, run: Run, rows: Rows, x: str, metric: str) -> None:
     """A size's line, and at its end one standard error."""
     _, xs, ys, errors = read_curve(rows, run.folder.name, x, metric)
-    marks = {"markersize": 3.6, "markeredgecolor": "white", "markeredgewidth": 0.4}
-    axes.plot(xs, ys, linewidth=1.2, **run.style, **marks)
+    look = run.style | {"linewidth": 1.2, "markersize": 3.6}
+    edge = {"markeredgecolor": "white", "markeredgewidth": 0.4}
+    axes.plot(xs, ys, **look, **edge)
     if metric == "accuracy" and len(xs):
-        color = run.style["color"]
-        bar = {"capsize": 2, "linewidth": 0.9}
-        axes.errorbar(xs[-1], ys[-1], errors[-1], color=color, **bar)
+        end = xs[-1], ys[-1], errors[-1]
+        bar = {"color": run.style["color"], "capsize": 2, "linewidth": 0.9}
+        axes.errorbar(*end, **bar)
 
 
 def draw_band(axes: Axes, runs: Runs, rows: Rows, x: str, metric: str) -> None:
     """The range of the smallest size over its seeds, at the steps that all were examined at."""
-    smallest = runs[0]
-    seeds = {row["run"] for row in rows} - {run.folder.name for run in runs}
-    names = (smallest.folder.name, *seeds)
-    family = [read_curve(rows, name, x, metric) for name in names]
-    # The steps that all have.
+    smallest = runs[0].folder.name
+    drawn = {run.folder.name for run in runs}
+    seeds = {row["run"] for row in rows} - drawn
+    if not seeds:
+        return
+    family = [read_curve(rows, name, x, metric) for name in (smallest, *seeds)]
+    # The steps that all have
     steps = family[0][0]
     for curve in family:
         steps = np.intersect1d(steps, curve[0])
-    if not seeds or not len(steps):
+    if not len(steps):
         return
-    shared = np.stack([curve[:, np.isin(curve[0], steps)] for curve in family])
-    xs, ys = shared[:, 1], shared[:, 2]  # (seeds, steps)
-    look = {"color": smallest.style["color"], "alpha": 0.3, "linewidth": 0, "zorder": 1.5}
+    shared = []
+    for curve in family:
+        is_shared = np.isin(curve[0], steps)
+        shared.append(curve[:, is_shared])
+    # Their range
+    _, xs, ys, _ = np.stack(shared, axis=1)  # (seeds, steps) each
+    color = runs[0].style["color"]
+    look = {"color": color, "alpha": 0.3, "linewidth": 0, "zorder": 1.5}
     axes.fill_between(xs.mean(axis=0), ys.min(axis=0), ys.max(axis=0), **look)
 
 
 def draw_references(axes: Axes, row: Row, metric: str) -> None:
     """Chance with the band of guessing models, and the n-gram model."""
-    chance = row["chance"]
+    chance, null = row["chance"], row[f"null_{metric}"]
     if metric == "accuracy" and chance:
         error = math.sqrt(chance * (1 - chance) / row["n"])
         low, high = chance - 1.96 * error, chance + 1.96 * error
         axes.axhspan(100 * low, 100 * high, color="#ececec", zorder=0)
-        dashes = {"color": "#777777", "linewidth": 0.9, "linestyle": (0, (6, 3))}
-        axes.axhline(100 * chance, zorder=1, **dashes)
-    if row[f"null_{metric}"] is not None:
-        height = SCALE[metric] * row[f"null_{metric}"]
-        dots = {"color": "#CC79A7", "linewidth": 1.1, "linestyle": (0, (1, 1.5))}
-        axes.axhline(height, zorder=1, **dots)
+        dashes = {"color": "#777777", "linestyle": (0, (6, 3))}
+        axes.axhline(100 * chance, linewidth=0.9, zorder=1, **dashes)
+    if null is not None:
+        dots = {"color": "#CC79A7", "linestyle": (0, (1, 1.5))}
+        axes.axhline(SCALE[metric] * null, linewidth=1.1, zorder=1, **dots)
 
 
 def scale_x(axes: Axes, rows: Rows, x: str) -> None:
@@ -295,15 +318,18 @@ def correlation(rows: Rows, metric: str, seed: int = 0) -> Correlation | None:
         metric that never changes.
     """
     rows = [row for row in rows if row["perplexity"] is not None]
-    pair = [np.array([row[key] for row in rows]) for key in ("perplexity", metric)]
-    rho = spearman(*pair) if len(rows) > 3 else None
+    perplexities = np.array([row["perplexity"] for row in rows])
+    values = np.array([row[metric] for row in rows])
+    rho = spearman(perplexities, values) if len(rows) > 3 else None
     if rho is None:
         return None
 
     def correlate_ranks(x: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
-        ranks = stats.rankdata(x, axis=axis), stats.rankdata(y, axis=axis)
-        return stats.pearsonr(*ranks, axis=axis).statistic
+        x_ranks = stats.rankdata(x, axis=axis)
+        y_ranks = stats.rankdata(y, axis=axis)
+        return stats.pearsonr(x_ranks, y_ranks, axis=axis).statistic
 
+    pair = perplexities, values
     settings = {"paired": True, "n_resamples": RESAMPLES, "method": "percentile"}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # draws that never change are no numbers
@@ -327,8 +353,11 @@ def correlation_table(found: Correlations) -> str:
     """The correlations beside the paper's remarks, as text."""
     lines = []
     for task, values in found.items():
-        pair = [values[metric] for metric in METRICS]
-        cells = ["flat" if value is None else SIGNED_RHO.format(**value) for value in pair]
-        lines.append([TASKS[task].label, *cells, REMARKS[task]])
+        cells = []
+        for metric in METRICS:
+            value = values[metric]
+            cells.append("flat" if value is None else SIGNED_RHO.format(**value))
+        label, remark = TASKS[task].label, REMARKS[task]
+        lines.append([label, *cells, remark])
     title = "Spearman correlation with validation perplexity, over checkpoints of all sizes\n"
     return title + text_table(["", "metric", "bits per byte", "the paper"], lines)

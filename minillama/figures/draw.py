@@ -17,9 +17,17 @@ from minillama.figures.benchmarks import (
 from minillama.figures.data import draw_corpus
 from minillama.figures.inference_budget import draw_budget_figure
 from minillama.figures.loss import draw_loss_figure
+from minillama.figures.overtaking import (
+    crossings_table,
+    draw_overtaking_figure,
+    find_crossings,
+    read_rivals,
+)
 from minillama.figures.provenance import provenance
 from minillama.figures.runs import PUBLISHED, load_runs
+from minillama.figures.small_models import SMALL_PANELS, draw_small_models_figure
 from minillama.figures.style import RC, save_figure
+from minillama.files import sha256
 
 
 def draw_figures(
@@ -63,11 +71,27 @@ def draw_figures(
             figure, rows, used = budget
             origin_of_budget = provenance(command, used)
             written += save_figure(figure, rows, out / "inference_budget", origin_of_budget)
+        # Where they overtake the 5-gram, if that was counted.
+        counted = runs / f"{ladder}-5gram.json"
+        rivals = read_rivals(counted)
+        if rivals is None:
+            lines.append(f"overtaking is not drawn: {counted} has no curve of a 5-gram")
+        else:
+            figure, rows = draw_overtaking_figure(loaded, rivals)
+            crossings = find_crossings(loaded, rivals)
+            found = {"crossings": crossings, "counted_sha256": sha256(counted)}
+            written += save_figure(figure, rows, out / "overtaking", origin | found)
+            lines += [crossings_table(crossings), ""]
         # Figure 2, twice.
         rows = collect(loaded, seeds)
         found = correlations(loaded, rows)
         for stem, x in (("figure2_perplexity", "perplexity"), ("figure2_benchmarks", "tokens")):
             figure = draw_benchmarks_figure(loaded, rows, x)
             written += save_figure(figure, rows, out / stem, origin | {"spearman": found})
+        # What small models can do, if they were asked.
+        rows = collect(loaded, seeds, SMALL_PANELS)
+        if rows:
+            figure, rows = draw_small_models_figure(loaded, rows)
+            written += save_figure(figure, rows, out / "figure2_small_models", origin)
     lines += [f"wrote {path}" for path in written]
     return "\n".join([*lines, "", correlation_table(found)])

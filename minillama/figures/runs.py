@@ -18,7 +18,7 @@ from minillama.train.log import read_metrics
 
 PUBLISHED = Path("data/runs")
 """Where the logs of published runs are, seen from the project's folder."""
-LADDERS = {"nano": "nano-", "mini": "mini-", "full": ""}
+LADDERS = {"nano": "nano-", "small": "small-", "mini": "mini-", "full": ""}
 STYLES: dict[str, dict[str, Any]] = {
     "7b": {"color": "#E69F00", "marker": "o", "linestyle": (0, (1, 1))},
     "13b": {"color": "#009E73", "marker": "s", "linestyle": (0, (4, 1, 1, 1))},

@@ -5,6 +5,7 @@ from collections import Counter, defaultdict
 
 import numpy as np
 import pytest
+from tiny import tiny_config
 
 from minillama.corpus.token_files import open_corpus
 from minillama.errors import ConfigError
@@ -15,6 +16,7 @@ from minillama.evaluate.baselines import (
     baseline_result,
     byte_ngram_bits_per_byte,
     byte_symbols,
+    ladder_baselines,
     ngram_bits_per_byte,
     request_log_likelihoods,
     training_tokens,
@@ -149,6 +151,37 @@ def test_what_a_run_has_read(corpus):
     for step in range(3):
         batch = order.batch(step)[:, :-1].numpy()
         np.testing.assert_array_equal(tokens[4 * step : 4 * step + 4, 1:], batch)
+
+
+def test_what_a_run_reads_again_is_counted_once(corpus):
+    """After some epochs of each slice, the text is what its first epoch is."""
+    loader = StatelessDataLoader(corpus, seq_len=16, batch_sequences=4, seed=0)
+    steps = 4_000
+    assert min(loader.epochs(steps).values()) > 1
+    rows = training_tokens(corpus, loader, steps).reshape(-1, 17)
+    assert len(rows) == sum(loader.windows_per_epoch(name) for name in corpus.slices)
+    expected = []
+    for name in corpus.slices:
+        text = corpus.train[name].read(0, loader.windows_per_epoch(name) * 16)
+        expected += text.reshape(-1, 16).tolist()
+    assert sorted(rows[:, 1:].tolist()) == sorted(expected)
+
+
+def test_the_baselines_of_a_ladder(tiny_corpus, tmp_path):
+    """The curve is of what a run has read by each milestone; its last point is all that it read."""
+    config = tiny_config(tiny_corpus.folder, tmp_path, tokens=64 * 128, milestones=4)
+    found = ladder_baselines(config)
+    steps = sorted(config.milestone_steps())
+    assert [line["tokens"] for line in found["curve"]] == [step * 128 for step in steps]
+    corpus = open_corpus(config.corpus)
+    loader = StatelessDataLoader(corpus, config.seq_len, config.batch_sequences, config.seed)
+    settings = (corpus, config.eval_tokens, config.seq_len)
+    for step, line in zip(steps, found["curve"], strict=True):
+        assert line["bpb"] == ngram_bits_per_byte(*settings, seen=loader, steps=step)["bpb"]
+    assert found["seen"] == found["curve"][-1] and found["data"] == corpus.fingerprint
+    assert found["all"]["bpb"] == ngram_bits_per_byte(*settings)["bpb"]
+    assert found["bytes"]["bpb"] == byte_ngram_bits_per_byte(*settings)["bpb"]
+    assert found["all"]["tokens"] == sum(file.tokens for file in corpus.train.values())
 
 
 def test_bits_per_byte_against_a_loop(corpus):

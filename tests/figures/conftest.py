@@ -7,7 +7,9 @@ from benchmarks import make_wheel
 from tiny import tiny_config
 
 from minillama.apps.evaluate import evaluate
+from minillama.evaluate.baselines import ladder_baselines
 from minillama.figures.benchmarks import PANELS
+from minillama.files import write_json
 from minillama.train.loop import train
 
 NAMES = ("nano-7b", "nano-13b", "nano-33b", "nano-65b")
@@ -22,12 +24,13 @@ def examine(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def trained(tiny_corpus, tmp_path_factory, examine):
-    """Four real runs, the two larger ones longer, evaluated."""
+    """Four real runs, the two larger ones longer, evaluated, and their 5-gram models."""
     runs = tmp_path_factory.mktemp("runs")
     for i, name in enumerate(NAMES):
         steps = 12 if i < 2 else 16
         config = tiny_config(tiny_corpus.folder, runs, name=name, tokens=steps * 128, seed=i)
         examine(train(config))
+    write_json(runs / "nano-5gram.json", ladder_baselines(config))
     return runs
 
 

@@ -15,11 +15,12 @@ from minillama.errors import ConfigError, DataError
 from minillama.figures.benchmarks import collect, draw_benchmarks_figure
 from minillama.figures.draw import draw_figures
 from minillama.figures.loss import draw_loss_figure
+from minillama.figures.overtaking import draw_overtaking_figure, read_rivals
 from minillama.figures.runs import load_runs
 from minillama.figures.style import RC
 
 NAMES = ("nano-7b", "nano-13b", "nano-33b", "nano-65b")
-STEMS = ("figure1_loss_vs_tokens", "figure2_benchmarks", "figure2_perplexity")
+STEMS = ("figure1_loss_vs_tokens", "overtaking", "figure2_benchmarks", "figure2_perplexity")
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +53,7 @@ def test_nothing_is_smaller_than_nine_points(trained):
     rows = collect(loaded)
     with matplotlib.rc_context(RC):
         drawn = [draw_loss_figure(loaded)[0]]
+        drawn.append(draw_overtaking_figure(loaded, read_rivals(trained / "nano-5gram.json"))[0])
         drawn += [draw_benchmarks_figure(loaded, rows, x) for x in ("tokens", "perplexity")]
         for figure in drawn:
             figure.draw_without_rendering()
@@ -81,7 +83,7 @@ def test_without_evaluations_figure_1_is_written_all_the_same(runs, tmp_path):
         shutil.rmtree(runs / name / "evaluations")
     with pytest.raises(DataError, match="no run has been evaluated.*evaluate .*nano-7b --checkpoi"):
         draw_figures(runs=runs, out=tmp_path)
-    assert {path.stem for path in tmp_path.glob("*.*")} == {STEMS[0], "data_waterfall"}
+    assert {path.stem for path in tmp_path.glob("*.*")} == {*STEMS[:2], "data_waterfall"}
 
 
 def test_an_unknown_ladder_suggests_the_nearest(runs):

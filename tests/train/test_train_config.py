@@ -28,7 +28,7 @@ FOLDER = files("minillama") / "presets"
 def test_every_rung_of_every_ladder_is_a_preset():
     rungs = ("7b", "13b", "33b", "65b")
     assert set(presets()) >= {
-        f"{ladder}{rung}" for ladder in ("", "nano-", "mini-") for rung in rungs
+        f"{ladder}{rung}" for ladder in ("", "nano-", "small-", "mini-") for rung in rungs
     }
 
 

@@ -4,7 +4,15 @@ from collections.abc import Sequence
 from functools import cache
 
 from minillama.errors import ConfigError, DataError, nearest
-from minillama.evaluate.tasks import closed_book, code, common_sense, mathematics, mmlu, reading
+from minillama.evaluate.tasks import (
+    closed_book,
+    code,
+    common_sense,
+    mathematics,
+    minimal_pairs,
+    mmlu,
+    reading,
+)  # fmt: skip
 from minillama.evaluate.tasks.task import ANSWER, STYLES, Problem, Question, Task
 from minillama.evaluate.tasks.wheel import AbsentData, Library, open_library
 
@@ -15,7 +23,7 @@ __all__ = [
 
 ALL = (
     *common_sense.TASKS, *reading.RACE, mmlu.TASK, reading.LAMBADA, *closed_book.TASKS,
-    *mathematics.TASKS, *code.TASKS,
+    *mathematics.TASKS, *code.TASKS, minimal_pairs.TASK,
 )  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task for task in ALL}
 COMMON_SENSE = tuple(task.name for task in common_sense.TASKS)
@@ -25,6 +33,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "closed-book": ("natural_questions", "triviaqa"),
     "mathematics": ("math", "gsm8k"),
     "code": ("humaneval", "mbpp"),
+    "small-models": ("arc_easy", "lambada", "minimal_pairs"),
 }
 """Several tasks under one name."""
 
@@ -67,14 +76,14 @@ def load_questions(
     """
     shots = task.shots[0] if shots is None else shots
     if style not in STYLES or shots not in task.shots:
+        message = f"{task.name} has no style '{style}' with {shots} examples"
+        styles = ", ".join(STYLES)
         examples = ", ".join(map(str, task.shots))
-        raise ConfigError(
-            f"{task.name} has no style '{style}' with {shots} examples",
-            f"styles: {', '.join(STYLES)}; examples: {examples}",
-        )
+        raise ConfigError(message, f"styles: {styles}; examples: {examples}")
     questions = _all_questions(task, library, style, shots)
-    kept = len(questions) if limit is None else min(limit, len(questions))
-    return [questions[i * len(questions) // kept] for i in range(kept)]
+    count = len(questions)
+    kept = count if limit is None else min(limit, count)
+    return [questions[i * count // kept] for i in range(kept)]
 
 
 @cache

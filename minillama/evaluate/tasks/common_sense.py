@@ -52,7 +52,8 @@ def reader(variant: str, name: str, prompt: Callable[[Doc, str], str] = query) -
         for number, doc in enumerate(library.documents(variant)):
             question_id = str(doc[name]) if name else str(number)
             context = prompt(doc, style)
-            questions.append(after(context, doc["choices"], doc["gold"], id=question_id))
+            question = after(context, doc["choices"], doc["gold"], id=question_id)
+            questions.append(question)
         return questions
 
     return read
@@ -63,9 +64,12 @@ def read_winogrande(library: Library, style: str, shots: int) -> list[Question]:
     questions = []
     for doc in library.documents("winogrande/rc_0shot"):
         before, rest = doc["sentence"].split("_")
-        requests = ((before + doc["option1"], rest), (before + doc["option2"], rest))
+        first = before + doc["option1"]
+        second = before + doc["option2"]
+        requests = ((first, rest), (second, rest))
         answer = int(doc["answer"]) - 1
-        questions.append(Question(requests, answer, id=str(doc["index"])))
+        question = Question(requests, answer, id=str(doc["index"]))
+        questions.append(question)
     return questions
 
 

@@ -28,8 +28,9 @@ CATEGORIES["anatomy"] = "Other"
 
 def lettered(row: Doc, style: str) -> str:
     """A question with its choices, up to "Answer:"."""
-    start, indent = ("", "") if style == "llama" else ("Question: ", " ")
-    text = start + row["question"].strip()
+    text, indent = row["question"].strip(), ""
+    if style != "llama":
+        text, indent = f"Question: {text}", " "
     for letter, choice in zip(LETTERS, row["choices"], strict=True):
         text += f"\n{indent}{letter}. {choice}"
     return f"{text}\nAnswer:"
@@ -52,12 +53,17 @@ def read_mmlu(library: Library, style: str, shots: int) -> list[Question]:
         if shots:
             dev = library.table(f"{DATASET}/{subject}", "dev")[:shots]
             before = with_examples(dev, subject, style)
-        for number, row in enumerate(library.table(f"{DATASET}/{subject}", "test")):
-            context, choices = before + lettered(row, style), list(LETTERS)
-            if not shots:
-                context, choices = f"Question: {row['question'].strip()}\nAnswer:", row["choices"]
+        test = library.table(f"{DATASET}/{subject}", "test")
+        for number, row in enumerate(test):
+            if shots:
+                context = before + lettered(row, style)
+                choices = list(LETTERS)
+            else:
+                context = f"Question: {row['question'].strip()}\nAnswer:"
+                choices = row["choices"]
             name, group = f"{subject}#{number}", f"{category}/{subject}"
-            questions.append(after(context, choices, row["answer"], id=name, group=group))
+            question = after(context, choices, row["answer"], id=name, group=group)
+            questions.append(question)
     return questions
 
 

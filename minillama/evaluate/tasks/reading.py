@@ -31,7 +31,8 @@ def race_reader(school: str) -> Reader:
             context = f"Article:\n{row['article']}\n\nQ: {row['question']}\n\nA:"
             answer = ("A", "B", "C", "D").index(row["answer"])
             question_id = f"{row['example_id']}#{number}"
-            questions.append(after(context, row["options"], answer, id=question_id))
+            question = after(context, row["options"], answer, id=question_id)
+            questions.append(question)
         return questions
 
     return read
