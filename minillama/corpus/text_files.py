@@ -26,6 +26,7 @@ MAX_LINE = 2**26
 """Characters of the longest line or field of a table."""
 BATCH_ROWS = 256
 EMPTY = "empty"
+BINARY = "binary, or UTF-16 without its mark"
 GZIP = ".gz"
 Rows = Iterator[dict[str, Any]]
 
@@ -115,7 +116,10 @@ def _open_binary(path: Path) -> Iterator[IO[bytes]]:
 @contextmanager
 def _open_text(path: Path, newline: str | None = None) -> Iterator[TextIO]:
     with _open_binary(path) as file:
-        is_utf16 = file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        head = file.peek(512)
+        is_utf16 = head[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+        if not is_utf16 and b"\0" in head:
+            raise ValueError(BINARY)
         encoding = "utf-16" if is_utf16 else "utf-8-sig"
         yield io.TextIOWrapper(file, encoding, newline=newline)
 
@@ -135,7 +139,7 @@ def _read_blocks(path: Path) -> Iterator[str]:
     with _open_text(path) as file:
         while block := file.read(MAX_CHARACTERS):
             if "\0" in block:
-                raise ValueError("binary, or UTF-16 without its mark")
+                raise ValueError(BINARY)
             yield block
 
 

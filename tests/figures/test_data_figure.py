@@ -18,6 +18,7 @@ from tiny import make_corpus, prose
 
 from minillama.corpus.mixture import mixture
 from minillama.corpus.statistics import table1
+from minillama.corpus.token_files import SPLITS
 from minillama.figures.data import (
     KEPT,
     MOST,
@@ -78,7 +79,7 @@ def test_the_rows_follow_the_bytes_of_the_manifest(manifest):
         for row, step in zip(mine, told["waterfall"], strict=True):
             assert row["share_left"] == pytest.approx(step["bytes_out"] / largest, abs=1e-12)
             assert all(str(n) in row["why"] for n in step["dropped"].values())
-        kept = told["train"]["bytes"] + told["valid"]["bytes"]
+        kept = sum(told[split]["bytes"] for split in SPLITS)
         assert mine[-1]["share_left"] == pytest.approx(kept / largest, abs=1e-12)
 
 

@@ -132,7 +132,7 @@ def test_no_held_out_text_is_trained_on(tmp_path):
     keys = {part: [Document(t, "", "", "").key for n in names for t in texts_of(corpus, n, part)]
             for part in SPLITS}  # fmt: skip
     every = sum(keys.values(), [])
-    assert len(every) == len(set(every)) == 46  # no key is in two parts
+    assert len(every) == len(set(every)) == 46 + 4  # no key is in two parts; four are ends of texts
     dropped = {name: told["dropped"] for name, told in
                read_json(corpus.folder / "manifest.json")["slices"].items()}  # fmt: skip
     assert dropped["stackexchange"] == {"exact duplicate": 30}
@@ -366,7 +366,8 @@ def test_own_texts_are_taken_whole_whatever_the_limit_of_a_slice(tmp_path):
     corpus.add({"long.txt": text})
     corpus.build(slice_mb=0.01)
     entry = read_json(corpus.folder / "manifest.json")["slices"]["mytexts"]
-    assert entry["train"]["bytes"] + entry["valid"]["bytes"] == len(text) - 1  # a space at the cut
+    kept = sum(entry[split]["bytes"] for split in SPLITS)
+    assert kept == len(text) - 2  # a space at each cut
 
 
 def test_own_texts_do_not_vanish_in_silence(tmp_path):
@@ -383,8 +384,8 @@ def test_the_tail_of_a_single_text_is_held_out_and_scored(tmp_path):
     text = "\n\n".join(prose(i) for i in range(200))
     corpus.add({"novel.txt": text})
     assert "checked against 0 examples" in corpus.build(own_share=1.0)
-    [head], [tail] = (texts_of(corpus, "mytexts", split) for split in ("train", "valid"))
-    assert f"{head}\n\n{tail}" == text  # cut between paragraphs
+    [head], [tail], [end] = (texts_of(corpus, "mytexts", split) for split in SPLITS)
+    assert f"{head}\n\n{tail}\n\n{end}" == text  # cut between paragraphs
     assert 0.03 * len(text) <= len(tail) < 0.06 * len(text)
     opened = open_corpus(corpus.folder)
     assert opened.weights == {"mytexts": 1.0} and opened.manifest["sources"] == []
