@@ -24,7 +24,7 @@ from minillama.apps.lanes import (
 from minillama.apps.samples import publish_runs, write_samples
 from minillama.corpus.token_files import open_corpus
 from minillama.errors import ConfigError
-from minillama.evaluate.baselines import byte_ngram_bits_per_byte, ngram_bits_per_byte
+from minillama.evaluate.baselines import ladder_baselines
 from minillama.figures.benchmarks import PANELS
 from minillama.figures.draw import draw_figures
 from minillama.files import alone_in, read_json, write_json
@@ -33,9 +33,9 @@ from minillama.scale.runtime import train_distributed
 from minillama.scale.sources import fetch
 from minillama.tables import text_table
 from minillama.train.backend import LocalBackend
+from minillama.train.checkpoint import load_model
 from minillama.train.config import TrainConfig, load_preset
-from minillama.train.dataloader import StatelessDataLoader
-from minillama.train.log import read_metrics
+from minillama.train.validation import valid_bits_per_byte
 
 RUNGS = ("7b", "13b", "33b", "65b")
 QUESTIONS = 100
@@ -112,6 +112,9 @@ def plan_jobs(ladder: str, configs: Sequence[TrainConfig], questions: int) -> li
         jobs.append(Job(training, partial(train_distributed, config), cost=size * config.tokens))
         ask = partial(evaluate, config.run, PANELS, limit=questions, checkpoints="all")
         jobs.append(Job(f"evaluate {config.name}", ask, needs=(training,), cost=size))
+    for config in configs[:4]:
+        testing = partial(score_test, config)
+        jobs.append(Job(f"test {config.name}", testing, needs=(f"train {config.name}",)))
     counting = partial(baseline, largest, five_grams(ladder, largest))
     return [*jobs, Job("count 5-grams", counting)]
 
@@ -162,41 +165,41 @@ def corpus(largest: TrainConfig) -> str:
 
 
 def baseline(config: TrainConfig, path: Path) -> dict[str, Any]:
-    """Bits per byte of 5-gram models; kept in a file.
-
-    Of bytes and of pieces, counted on all training text; and of pieces, counted on no more than
-    the largest model, which ``config`` describes, has read.
-    """
-    text = open_corpus(config.corpus)
-    data = text.fingerprint
-    if path.exists() and (counted := read_json(path))["data"] == data:
+    """``ladder_baselines`` of the largest size, which ``config`` describes; kept in a file."""
+    if path.exists() and (counted := read_json(path))["data"] == corpus_data(config):
         return counted
-    order = StatelessDataLoader(text, config.seq_len, config.batch_sequences, config.seed)
-    counted = {
-        "data": data,
-        "bytes": byte_ngram_bits_per_byte(text, config.eval_tokens, config.seq_len),
-        "all": ngram_bits_per_byte(text, config.eval_tokens, config.seq_len),
-        "seen": ngram_bits_per_byte(
-            text, config.eval_tokens, config.seq_len, seen=order, steps=config.total_steps
-        ),
-    }
+    counted = ladder_baselines(config)
     write_json(path, counted)
     return counted
 
 
+def corpus_data(config: TrainConfig) -> str:
+    """What identifies the text of a run."""
+    return open_corpus(config.corpus).fingerprint
+
+
+def score_test(config: TrainConfig) -> dict[str, Any]:
+    """Bits per byte of a run's last checkpoint on the test text; kept in RUN/test.json."""
+    path, step = config.run / "test.json", config.total_steps
+    if path.exists() and (known := read_json(path))["step"] == step:
+        return known
+    model, _ = load_model(config.run)
+    text = open_corpus(config.corpus)
+    result = valid_bits_per_byte(model, text, config.eval_tokens, config.seq_len, split="test")
+    write_json(path, {"step": step} | result)
+    return {"step": step} | result
+
+
 def summary(counted: dict[str, Any], presets: list[str], runs: Path) -> str:
-    """Lay out validation bits per byte of every run and of the 5-gram models, by slice."""
-    results = {}
-    for preset in presets:
-        last = read_metrics(runs / preset)[-1]
-        results[preset] = (last["valid_bpb"], last["valid_bpb_by_slice"])
+    """Lay out test bits per byte of every run and of the 5-gram models, by slice."""
+    results = {preset: read_json(runs / preset / "test.json") for preset in presets}
     titles = {"bytes": "5-gram of bytes", "all": "5-gram, all text", "seen": "5-gram, text read"}
     for key, title in titles.items():
-        results[title] = (counted[key]["bpb"], counted[key]["bpb_by_slice"])
-    slices = list(counted["all"]["bpb_by_slice"])
+        results[title] = counted[key]["test"]
+    slices = list(counted["all"]["test"]["bpb_by_slice"])
     rows = []
-    for title, (mixture, by_slice) in results.items():
-        numbers = [mixture, *(by_slice[name] for name in slices)]
+    for title, result in results.items():
+        numbers = [result["bpb"], *(result["bpb_by_slice"][name] for name in slices)]
         rows.append([title, *(f"{number:.3f}" for number in numbers)])
     table = text_table(["", "mixture", *slices], rows)
-    return f"Validation bits per byte (mixture, then slices)\n{table}"
+    return f"Test bits per byte (mixture, then slices)\n{table}"

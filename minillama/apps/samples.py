@@ -1,4 +1,4 @@
-"""What a model writes: one sample in each of four styles, and the logs that a lesson reads."""
+"""What a model writes: one sample in each of five styles, and the logs that a lesson reads."""
 
 import shutil
 from pathlib import Path
@@ -9,9 +9,10 @@ from minillama.inference import generate
 from minillama.train.checkpoint import load_model
 
 PROMPTS = {
-    "play": "SCENE II. A street.\n\n[Enter ROMEO and JULIET.]\n\nROMEO.\n"
-    "O, speak to me, sweet lady, ere I go!\n\nJULIET.\nMy lord, thou art",
-    "scripture": "7 And the LORD said unto him, Go forth, and speak unto the people.\n8 And",
+    "speech": "To the Senate and House of Representatives:\n\nDuring the past year the trade of "
+    "our country with the other nations of the world has",
+    "novel": "The old man stood by the window for a long time. At last he turned to me and said",
+    "talk": "- What did you do on the weekend?\n- I went to the mountains with my friends.\n- That",
     "Wikipedia": "Thales was a Greek philosopher and astronomer of the 6th century BC. He was born "
     "in the city of Miletus, in Asia Minor, and is known as",
     "Python": "class Query:\n    def __init__(self, name):\n        self.name = name\n\n    def",
@@ -21,7 +22,7 @@ MAX_NEW_TOKENS, TEMPERATURE, SEED = 160, 0.6, 0
 
 
 def write_samples(run: Path) -> str:
-    """Complete the four prompts with a run's model; they go into RUN/samples.json.
+    """Complete the prompts with a run's model; they go into RUN/samples.json.
 
     Returns:
         The samples, to read.
@@ -52,6 +53,7 @@ def publish_runs(
         to: the folder of the published logs.
     """
     files = [Path(name, file) for name in names for file in ("config.toml", "metrics.jsonl")]
+    files += [Path(name, "test.json") for name in names if (runs / name / "test.json").exists()]
     for name in names:
         results = sorted((runs / name).glob("evaluations/*.json"))
         ends = results[-1:] if name in (names[0], largest) else []

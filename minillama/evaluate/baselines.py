@@ -61,9 +61,10 @@ def ngram_bits_per_byte(
     seen: StatelessDataLoader | None = None,
     steps: int = 0,
 ) -> dict:
-    """Validation loss and bits per byte; arguments as in ``score`` and ``training_tokens``."""
+    """As ``score`` on the validation text, and under ``test`` on the test text."""
     model = NGram(training_tokens(corpus, seen, steps), corpus.vocab_size, order)
-    return score(corpus, model.log_prob, max_tokens, seq_len)
+    result = score(corpus, model.log_prob, max_tokens, seq_len)
+    return result | {"test": score(corpus, model.log_prob, max_tokens, seq_len, "test")}
 
 
 def ladder_baselines(config: TrainConfig) -> dict[str, Any]:
@@ -129,7 +130,8 @@ def byte_ngram_bits_per_byte(
             total += np.log(p[context - 1 :]).sum()
         return float(total)
 
-    return score(corpus, log_prob, max_tokens, seq_len)
+    result = score(corpus, log_prob, max_tokens, seq_len)
+    return result | {"test": score(corpus, log_prob, max_tokens, seq_len, "test")}
 
 
 def request_log_likelihoods(model: NGram, requests: Sequence[tuple[list[int], int]]) -> list[float]:

@@ -45,6 +45,7 @@ def valid_bits_per_byte(
     max_tokens: int,
     seq_len: int,
     backend: LocalBackend | None = None,
+    split: str = "valid",
 ) -> dict:
     """``score`` for a Llama, by this process alone if there is no backend.
 
@@ -55,7 +56,11 @@ def valid_bits_per_byte(
     model.eval()
     try:
         return score(
-            corpus, lambda parts: windows_log_prob(model, parts, backend), max_tokens, seq_len
+            corpus,
+            lambda parts: windows_log_prob(model, parts, backend),
+            max_tokens,
+            seq_len,
+            split,
         )
     finally:
         model.train(was_training)
@@ -106,14 +111,16 @@ def score(
     log_prob: Callable[[list[np.ndarray]], float],
     max_tokens: int,
     seq_len: int,
+    split: str = "valid",
 ) -> dict:
-    """Score every slice's validation windows with any model.
+    """Score every slice's held-out windows with any model.
 
     Args:
         corpus: its weights combine the slices, as they do in training.
         log_prob: total log-probability (nats) of all targets of some windows.
         max_tokens: targets scored per slice.
         seq_len: targets per window.
+        split: ``valid``, or ``test``, on which no choice is made.
 
     Returns:
         ``loss`` (nats per token) and ``bpb``, averaged over slices by the mixture, and both by
@@ -122,7 +129,7 @@ def score(
     size_of = target_bytes(corpus.tokenizer())
     loss, bpb = {}, {}
     for name in corpus.slices:
-        parts = windows(corpus.valid[name], seq_len, max_tokens)
+        parts = windows(corpus.files[split][name], seq_len, max_tokens)
         if not parts:
             continue
         targets = np.concatenate([part[1:] for part in parts])
