@@ -30,7 +30,7 @@ from minillama.paper import TABLE1
 
 KEPT, MOST, OTHER = "#00507F", "#F0A830", "#E0E0E0"
 """Three shades that a gray print tells apart."""
-NAMED = 0.01
+NAMED = 0.03
 """Steps that take less than this share are drawn, not named."""
 WIDTH, LEFT, BARS, SHARES, RIGHT = 8.0, 1.36, 3.76, 0.9, 0.1
 """Inches: the page, the slices' names, two of the three panels, and the margin."""
@@ -57,7 +57,9 @@ CAPTIONS = {
     "book-level deduplication": "near duplicates",
     "duplicates in all slices": "duplicates",
     "contamination by benchmarks": "benchmark text",
+    "limit of a package": "package limit",
     "limit of the slice": "size limit",
+    "near duplicates in all slices": "seen elsewhere",
 }
 """What a step takes, in few words: by its name in the manifest, and the slice's where they differ;
 others keep their names."""

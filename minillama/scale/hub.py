@@ -230,8 +230,8 @@ def build_hub(
     budget = parse_count(tokens)
     name = re.sub(r"\W+", "_", Path(dataset).resolve().name).strip("_").lower()
     slice, corpus = slice or name, corpus or Path("data/corpus") / name
-    if not re.fullmatch(r"\w+", slice) or held_out < 2:
-        raise ConfigError(f"slice = '{slice}', held_out = {held_out}", "a word, and 2 or more")
+    if not re.fullmatch(r"\w+", slice) or held_out < 3:
+        raise ConfigError(f"slice = '{slice}', held_out = {held_out}", "a word, and 3 or more")
     hub_slice = HubSlice(dataset, config, split, files, column, slice, held_out)
     stream = HubStream(dataset, config, split, files)
     with alone_in(corpus):
