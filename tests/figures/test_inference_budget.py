@@ -269,7 +269,7 @@ def test_the_cheapest_size_of_the_csv_is_the_cheapest(lawful):
             totals = {name: other["training_flops"] + other["flops_per_served_token"] * served
                       for name, other in mine.items()}  # fmt: skip
             assert min(totals, key=totals.get) == row["run"]
-    assert changes > 10  # the question has several answers
+    assert changes > 5  # the question has several answers
 
 
 def test_the_common_loss_is_the_lowest_that_all_sizes_reached(lawful):
