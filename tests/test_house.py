@@ -36,7 +36,7 @@ SCHOOL = {"bench", "teach"}
 
 PACKAGE_LINES = 25_900
 """The goal is 17,500."""
-CORE_LINES = 13_450
+CORE_LINES = 14_750
 """The goal is 10,000."""
 FILE_LINES = 400
 CLOSURES = {"train.loop": 2_950, "figures.loss": 700, "model.transformer": 710}
