@@ -63,6 +63,8 @@ def find_crossing(curve: Curve, rival: Curve) -> tuple[float, float] | None:
     Both are taken as linear in log(tokens) between their points, and where both have some; a
     rival of one point is that high everywhere. None if the curve does not end below.
     """
+    if not len(curve[0]):  # a run that has just begun
+        return None
     # Both curves, at the points of either, as far as both go
     tokens = curve[0]
     if len(rival[0]) > 1:
@@ -101,6 +103,8 @@ def find_crossings(runs: Runs, rivals: dict[str, Curve]) -> Rows:
     rows = []
     for run in runs:
         curve = read_validation(run)
+        if not len(curve[0]):
+            continue
         tokens, bpb = curve[0][-1], curve[1][-1]
         row: Row = {"run": run.folder.name}
         row["parameters"] = run.config.model.num_parameters()
