@@ -46,10 +46,12 @@ def read_rivals(path: Path) -> dict[str, Curve] | None:
 
 def curve_of(lines: Rows, key: str) -> Curve:
     """The lines that have ``key`` as a curve of it."""
-    lines = [line for line in lines if line.get(key) is not None]
-    tokens = np.array([line["tokens"] for line in lines])
-    bpb = np.array([line[key] for line in lines])
-    return tokens, bpb
+    tokens, bpb = [], []
+    for line in lines:
+        if line.get(key) is not None:
+            tokens.append(line["tokens"])
+            bpb.append(line[key])
+    return np.array(tokens), np.array(bpb)
 
 
 def read_validation(run: Run) -> Curve:
