@@ -53,7 +53,7 @@ def evaluate(
     Args:
         run: the run folder.
         tasks: which benchmarks, or groups of them: common-sense, closed-book, reading,
-            mathematics, code, all.
+            mathematics, code, small-models, all.
         limit: at most so many questions of each, spread evenly; all by default.
         checkpoints: the last one; all that are kept for good; or so many of these, log-spaced.
         shots: numbers of solved examples to show, where a benchmark offers them.

@@ -229,20 +229,25 @@ def read_curve(rows: Rows, run: str, x: str, metric: str) -> np.ndarray:
     for row in rows:
         if row["run"] == run and row[x] is not None:
             y = SCALE[metric] * row[metric]
-            table.append((row["step"], row[x], y, 100 * row["se"]))
-    return np.array(sorted(table)).reshape(-1, 4).T
+            error = 100 * row["se"]
+            point = row["step"], row[x], y, error
+            table.append(point)
+    points = np.array(sorted(table)).reshape(-1, 4)
+    return points.T
 
 
 def draw_run(axes: Axes, run: Run, rows: Rows, x: str, metric: str) -> None:
     """A size's line, and at its end one standard error."""
-    _, xs, ys, errors = read_curve(rows, run.folder.name, x, metric)
+    curve = read_curve(rows, run.folder.name, x, metric)
+    _, xs, ys, errors = curve
     look = run.style | {"linewidth": 1.2, "markersize": 3.6}
     edge = {"markeredgecolor": "white", "markeredgewidth": 0.4}
     axes.plot(xs, ys, **look, **edge)
     if metric == "accuracy" and len(xs):
         end = xs[-1], ys[-1], errors[-1]
-        bar = {"color": run.style["color"], "capsize": 2, "linewidth": 0.9}
-        axes.errorbar(*end, **bar)
+        color = run.style["color"]
+        bar = {"capsize": 2, "linewidth": 0.9}
+        axes.errorbar(*end, color=color, **bar)
 
 
 def draw_band(axes: Axes, runs: Runs, rows: Rows, x: str, metric: str) -> None:
@@ -274,9 +279,12 @@ def draw_references(axes: Axes, row: Row, metric: str) -> None:
     """Chance with the band of guessing models, and the n-gram model."""
     chance, null = row["chance"], row[f"null_{metric}"]
     if metric == "accuracy" and chance:
-        error = math.sqrt(chance * (1 - chance) / row["n"])
-        low, high = chance - 1.96 * error, chance + 1.96 * error
-        axes.axhspan(100 * low, 100 * high, color="#ececec", zorder=0)
+        # Where 95% of guessing models fall
+        variance = chance * (1 - chance) / row["n"]
+        half_width = 1.96 * math.sqrt(variance)
+        low = 100 * (chance - half_width)
+        high = 100 * (chance + half_width)
+        axes.axhspan(low, high, color="#ececec", zorder=0)
         dashes = {"color": "#777777", "linestyle": (0, (6, 3))}
         axes.axhline(100 * chance, linewidth=0.9, zorder=1, **dashes)
     if null is not None:

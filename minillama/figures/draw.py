@@ -38,8 +38,9 @@ def draw_figures(
 ) -> str:
     """Draw Figures 1 and 2, and the inference budget, from the runs of a ladder, finished or not.
 
-    Beside them the waterfall of the corpus that they were trained on, if it is there; else the
-    answer says so.
+    Beside them the waterfall of the corpus that they were trained on, if it is there, and where
+    the runs overtake a 5-gram model, if that was counted; else the answer says so. Figure 2 gets a
+    further row if the benchmarks for small models were asked.
 
     Args:
         runs: where the run folders are.

@@ -46,10 +46,12 @@ def read_rivals(path: Path) -> dict[str, Curve] | None:
 
 def curve_of(lines: Rows, key: str) -> Curve:
     """The lines that have ``key`` as a curve of it."""
-    lines = [line for line in lines if line.get(key) is not None]
-    tokens = np.array([line["tokens"] for line in lines])
-    bpb = np.array([line[key] for line in lines])
-    return tokens, bpb
+    tokens, bpb = [], []
+    for line in lines:
+        if line.get(key) is not None:
+            tokens.append(line["tokens"])
+            bpb.append(line[key])
+    return np.array(tokens), np.array(bpb)
 
 
 def read_validation(run: Run) -> Curve:
@@ -63,6 +65,8 @@ def find_crossing(curve: Curve, rival: Curve) -> tuple[float, float] | None:
     Both are taken as linear in log(tokens) between their points, and where both have some; a
     rival of one point is that high everywhere. None if the curve does not end below.
     """
+    if not len(curve[0]):  # a run that has just begun
+        return None
     # Both curves, at the points of either, as far as both go
     tokens = curve[0]
     if len(rival[0]) > 1:
@@ -101,6 +105,8 @@ def find_crossings(runs: Runs, rivals: dict[str, Curve]) -> Rows:
     rows = []
     for run in runs:
         curve = read_validation(run)
+        if not len(curve[0]):
+            continue
         tokens, bpb = curve[0][-1], curve[1][-1]
         row: Row = {"run": run.folder.name}
         row["parameters"] = run.config.model.num_parameters()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -75,6 +76,17 @@ def test_the_figure_marks_where_runs_overtake(trained):
     }
     table = crossings_table(found).splitlines()
     assert [line.split()[0] for line in table[1:]] == [run.folder.name for run in loaded]
+
+
+def test_a_run_that_has_just_begun_has_no_curve(trained):
+    loaded = load_runs(trained, "nano")
+    rivals = read_rivals(trained / COUNTED)
+    steps = [{key: row[key] for key in ("step", "tokens", "loss")} for row in loaded[0].metrics]
+    runs = [replace(loaded[0], metrics=steps[:1]), *loaded[1:]]
+    found = find_crossings(runs, rivals)
+    assert found == find_crossings(loaded[1:], rivals)
+    _, rows = draw_overtaking_figure(runs, rivals)
+    assert loaded[0].folder.name not in {row["model"] for row in rows}
 
 
 def test_the_files_hold_the_logs_and_the_counts(trained, tmp_path):
