@@ -25,6 +25,7 @@ from minillama.apps.samples import publish_runs, write_samples
 from minillama.corpus.token_files import open_corpus
 from minillama.errors import ConfigError
 from minillama.evaluate.baselines import ladder_baselines
+from minillama.evaluate.tasks import GROUPS
 from minillama.figures.benchmarks import PANELS
 from minillama.figures.draw import draw_figures
 from minillama.files import alone_in, read_json, write_json
@@ -38,17 +39,18 @@ from minillama.train.config import TrainConfig, load_preset
 from minillama.train.validation import valid_bits_per_byte
 
 RUNGS = ("7b", "13b", "33b", "65b")
-QUESTIONS = 100
-"""Questions per benchmark and checkpoint; `minillama evaluate` without a limit asks them all."""
+QUESTIONS = {"nano": 100, "small": 1_300, "mini": 100}
+"""Per benchmark and checkpoint; `minillama evaluate` without a limit asks them all."""
+TASKS = {"nano": PANELS, "small": (*PANELS, *GROUPS["small-models"]), "mini": PANELS}
 FIGURES = Path("figures")
 """Where the published figures are, seen from the project's folder."""
 
 
 def reproduce(
-    ladder: Literal["nano", "mini"] = "nano",
+    ladder: Literal["nano", "small", "mini"] = "nano",
     runs: Path = Path("runs"),
     out: Path | None = None,
-    questions: int = QUESTIONS,
+    questions: int | None = None,
     seeds: int = 1,
     lanes: int = 0,
     publish: bool = False,
@@ -56,10 +58,12 @@ def reproduce(
     """Fetch, build, train the ladder, evaluate, draw Figures 1 and 2, and write samples.
 
     Args:
-        ladder: which ladder: nano (two CPU cores, minutes) or mini (one GPU).
+        ladder: which ladder: nano (two CPU cores, minutes), small (the same, some five hours) or
+            mini (one GPU).
         runs: where the run folders are.
         out: where the figures go; by default RUNS/figures.
-        questions: asked in each benchmark of Figure 2, at each of 12 checkpoints of a run.
+        questions: asked in each benchmark of Figure 2, at each of 12 checkpoints of a run; 100,
+            for small 1,300.
         seeds: trainings of the smallest size, for the band of noise in Figure 2.
         lanes: how many models are trained at once, with one thread each; 0 stands for as many as
             there are cores. A GPU trains one after the other.
@@ -70,7 +74,7 @@ def reproduce(
         raise ConfigError(f"lanes = {lanes}", "name a number from 1 up; 0 takes all cores")
     with alone_in(runs / "reproduce", "reproduce", "--runs"):
         configs = ladder_configs(ladder, runs, seeds)
-        done = make_runs(ladder, configs, questions, lanes)
+        done = make_runs(ladder, configs, questions or QUESTIONS[ladder], lanes)
         done += show_runs(ladder, configs[:4], out or runs / "figures")
         if publish:
             draw_figures(runs=runs, ladder=ladder, out=FIGURES)
@@ -110,7 +114,7 @@ def plan_jobs(ladder: str, configs: Sequence[TrainConfig], questions: int) -> li
         size, training = config.model.num_parameters(), f"train {config.name}"
         # In FLOP / 6 (Kaplan et al., 2020): all trainings before the first evaluation.
         jobs.append(Job(training, partial(train_distributed, config), cost=size * config.tokens))
-        ask = partial(evaluate, config.run, PANELS, limit=questions, checkpoints="all")
+        ask = partial(evaluate, config.run, TASKS[ladder], limit=questions, checkpoints="all")
         jobs.append(Job(f"evaluate {config.name}", ask, needs=(training,), cost=size))
     for config in configs[:4]:
         testing = partial(score_test, config)

@@ -98,7 +98,7 @@ class Size:
 
 SIZES = {
     "nano": Size(10.0, 4_800_000),
-    "small": Size(100.0, 40_000_000),
+    "small": Size(100.0, 56_000_000),
     "mini": Size(100.0, 100_000_000),
 }
 """``nano``: what minutes of training read. ``small``: all that the default packages have. ``mini``:

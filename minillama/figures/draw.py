@@ -44,7 +44,7 @@ def draw_figures(
 
     Args:
         runs: where the run folders are.
-        ladder: nano, mini or full.
+        ladder: nano, small, mini or full.
         out: where the figures go; by default RUNS/figures.
         published: where further runs of the same sizes are looked for, if not in ``runs``: other
             seeds of the smallest, and other lengths.

@@ -24,7 +24,13 @@ from minillama.train.config import read_config
 from minillama.train.log import read_metrics
 from minillama.train.loop import train
 
-STEMS = ("data_waterfall", "figure1_loss_vs_tokens", "figure2_benchmarks", "figure2_perplexity")
+STEMS = (
+    "data_waterfall",
+    "figure1_loss_vs_tokens",
+    "figure2_benchmarks",
+    "figure2_perplexity",
+    "overtaking",
+)
 STEPS = "150"
 """Of the runs that are stopped or killed."""
 FIGURES = [f"{stem}.{kind}" for stem in STEMS for kind in ("csv", "json", "png", "svg")]
@@ -98,18 +104,16 @@ def test_everything_is_made(made):
 
 def test_the_summary_shows_every_model_and_three_5_grams(made):
     folder, printed = made
-    [start] = [
-        i for i, line in enumerate(printed.splitlines()) if "Validation bits per byte" in line
-    ]
+    [start] = [i for i, line in enumerate(printed.splitlines()) if "Test bits per byte" in line]
     rows = {line[:18].rstrip(): line[18:].split() for line in printed.splitlines()[start + 2 :]}
     counted = json.loads((folder / "runs/nano-5gram.json").read_text())
     expected = {
-        "5-gram of bytes": counted["bytes"], "5-gram, all text": counted["all"],
-        "5-gram, text read": counted["seen"],
+        "5-gram of bytes": counted["bytes"]["test"],
+        "5-gram, all text": counted["all"]["test"],
+        "5-gram, text read": counted["seen"]["test"],
     }  # fmt: skip
     for name in NAMES:
-        last = read_metrics(folder / "runs" / name)[-1]
-        expected[name] = {"bpb": last["valid_bpb"], "bpb_by_slice": last["valid_bpb_by_slice"]}
+        expected[name] = json.loads((folder / "runs" / name / "test.json").read_text())
     for name, told in expected.items():
         values = [told["bpb"], *(told["bpb_by_slice"][s] for s in ("c4", "github", "books"))]
         assert rows[name] == [f"{value:.3f}" for value in values]
