@@ -95,6 +95,7 @@ def test_other_verbs_have_pages_too(verb: str, capsys: pytest.CaptureFixture[str
         (["train", "--preset=7b", "--config", "x"], "both name a whole configuration"),
         (["train", "--preset=nano-7b", "--tokens", "0"], "Tokens must be at least 1."),
         (["plan", "66b"], "Did you mean '65b'?"),
+        (["data", "add"], "no files were named"),
         (["plan", "65b", "--gpu", "a100"], "a100-80gb"),
     ],
 )
@@ -115,7 +116,6 @@ def test_mistakes_take_one_line(
         (["plan", "--recompute", "some"], ["selective"]),
         (["train", "--preset", "nano-7b", "--optimizer.lrr", "3"], ["--optimizer.lr "]),
         (["train", "--preset", "nano-7b", "--seed", "x"], ["--seed", "'x'"]),
-        (["data", "add"], ["PATH", "equired"]),
         (["data", "trace", "a", "b", "c"], ["'c'"]),
         (["tokenizer", "decode", "1", "two"], ["'two'"]),
     ],

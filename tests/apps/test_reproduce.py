@@ -205,7 +205,7 @@ def test_publishing_copies_what_notebook_06_reads(project, monkeypatch):
     results = sorted((project / "runs").rglob("evaluations/*.json"))
     rows = [max((project / "runs" / name).glob("evaluations/*.jsonl"))
             for name in ("nano-7b", "nano-65b")]  # fmt: skip
-    assert len(results) == 4 * 2 and len(copied) == 4 * 2 + 2 + len(results) + len(rows)
+    assert len(results) == 4 * 2 and len(copied) == 4 * 3 + 2 + len(results) + len(rows)
     for path in (*results, *rows):
         assert teach.published_run(path.relative_to(project / "runs")).exists()
 

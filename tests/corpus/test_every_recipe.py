@@ -166,7 +166,7 @@ def test_a_file_that_is_fetched_again_is_read_again(tokenizer, tmp_path):
         assert told["documents_in"] == count
 
 
-def killed(*_):
+def killed(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -115,7 +115,7 @@ def test_the_same_as_the_built_in_runner(name, kind, settings, folders, wikipedi
 def test_packages_are_read_as_in_the_build(tmp_path):
     context = StepContext(**PLACES)
     parts = find_parts("stackexchange", context, "nano", None, "crawl")
-    assert [task.source.name for task in parts] == ["chatterbot-corpus"]
+    assert [task.source.name for task in parts] == ["chatterbot-corpus", "chitchat-dataset"]
     expected, _ = built_in(parts, RECIPES["stackexchange"], context)
     run_datatrove("stackexchange", tmp_path, ALONE, **PLACES)
     assert lines(tmp_path / "clean") == expected and len(expected) > 10
@@ -126,8 +126,8 @@ def test_stages_are_cut_where_order_begins_and_ends():
         [type(step).__name__ for step in stage] for stage in cut_stages(RECIPES["commoncrawl"])
     ]
     assert names == [
-        ["ShortTexts"], ["RepeatedParts"], ["ShortTexts", "Languages"], ["PerplexityBuckets"],
-        ["References"],
+        ["MaskPersonal", "ShortTexts"], ["RepeatedParts"], ["ShortTexts", "Languages"],
+        ["PerplexityBuckets"], ["References"],
     ]  # fmt: skip
     assert cut_stages(()) == [()]
     for recipe in RECIPES.values():
