@@ -39,8 +39,8 @@ TOP, ROW, BOTTOM = 0.62, 0.53, 0.86
 DOWN = 0.14
 """How far below the middle of its row a bar lies, to leave a line for names."""
 CAPTIONS = {
-    "read": "markup",
-    "read commoncrawl": "HTML and menus",
+    "read": "markup, fields",
+    "read commoncrawl": "HTML, other fields",
     "read arxiv": "preamble, comments",
     "heuristics c4": "C4's rules",
     "length": "too short",
