@@ -60,7 +60,7 @@ HONEST_FALSE = {  # (notebook, cell) to the lines in which False is the true res
     },
     ("06_optimizer_and_training", "n06-048"): {
         "the model needs fewer bits than 5-grams of pieces, text read: False":
-            "so small a model is about level with counting",
+            "minutes of training do not beat counting pieces",
         "the model needs fewer bits than 5-grams of pieces, all text: False":
             "the count has read more text",
     },
@@ -86,13 +86,12 @@ HONEST_FALSE = {  # (notebook, cell) to the lines in which False is the true res
         "SIQA   prompts end with 'this?\\nA:'  gain is 0: False": "its prompts end otherwise",
     },
     ("11_benchmark_versus_perplexity", "n11-016"): {
-        "SIQA               3.23  3.08  3.12  3.06  2.99  2.90  2.81  2.70   False":
-            "two sizes stand the wrong way round after 1M tokens",
-        "PIQA               3.25  3.13  3.13  3.06  3.07  2.94  2.85  2.79   False":
-            "two sizes stand the wrong way round after 1M tokens",
+        "TriviaQA           4.31  4.19  4.10  4.10  3.98  3.87  3.78  3.78   False":
+            "two sizes are level",
     },
 }  # fmt: skip
-WRITTEN_BY_A_MODEL = {("06_optimizer_and_training", "n06-050")}  # its False is text, no result
+WRITTEN_BY_A_MODEL = {("00_the_whole_paper", "n00-028"), ("06_optimizer_and_training", "n06-050")}
+"""Cells whose False is text, no result."""
 
 every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 every_lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
