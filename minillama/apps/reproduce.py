@@ -39,7 +39,8 @@ from minillama.train.config import TrainConfig, load_preset
 from minillama.train.validation import valid_bits_per_byte
 
 RUNGS = ("7b", "13b", "33b", "65b")
-QUESTIONS = {"nano": 100, "small": 1_300, "mini": 100}
+QUESTIONS = 100
+LIMITS = {"nano": QUESTIONS, "small": 1_300, "mini": QUESTIONS}
 """Per benchmark and checkpoint; `minillama evaluate` without a limit asks them all."""
 TASKS = {"nano": PANELS, "small": (*PANELS, *GROUPS["small-models"]), "mini": PANELS}
 FIGURES = Path("figures")
@@ -74,7 +75,7 @@ def reproduce(
         raise ConfigError(f"lanes = {lanes}", "name a number from 1 up; 0 takes all cores")
     with alone_in(runs / "reproduce", "reproduce", "--runs"):
         configs = ladder_configs(ladder, runs, seeds)
-        done = make_runs(ladder, configs, questions or QUESTIONS[ladder], lanes)
+        done = make_runs(ladder, configs, questions or LIMITS[ladder], lanes)
         done += show_runs(ladder, configs[:4], out or runs / "figures")
         if publish:
             draw_figures(runs=runs, ladder=ladder, out=FIGURES)
